@@ -1,0 +1,44 @@
+# `make demo` runs the main job here; `make test` is what CI runs. uv comes from PyPI when it is absent.
+.DEFAULT_GOAL := help
+.PHONY: help demo install test lint fmt docs bench clean
+
+UV := $(shell command -v uv || echo .uv/bin/uv)
+PYTHON ?= python3
+export UV_PYTHON_DOWNLOADS = never
+export UV_PYTHON_PREFERENCE = only-system
+
+help: ## Show this
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+demo: $(UV) ## Install what the main job needs, land sample syncs, feed them, build the marts
+	@UV="$(UV)" scripts/demo
+
+test: install lint ## Lint, types, import contract, all tests
+	.venv/bin/pytest
+
+lint: install ## Ruff, mypy strict, the import contract
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	$(UV) lock --check --quiet
+
+install: $(UV)
+	@$(UV) sync --locked --quiet --compile-bytecode
+
+fmt: install ## Format the code
+	.venv/bin/ruff format
+	.venv/bin/ruff check --fix
+
+docs: install ## Write the generated reference pages again
+	.venv/bin/python docs/generate.py
+
+bench: install ## Measure the feed against one raw DuckDB statement and against the seed's way
+	.venv/bin/python benchmarks/run.py
+
+clean: ## Remove the lake's local state and everything built; landed samples too
+	@if [ -L .lake/catalog ]; then rm -rf "$$(dirname "$$(readlink .lake/catalog)")"; fi
+	rm -rf .lake orchestration/target orchestration/logs .venv .uv
+
+.uv/bin/uv:
+	@$(PYTHON) -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check "uv>=0.8"
