@@ -1,0 +1,136 @@
+"""Which enriched models must be rebuilt, and rebuilding them: judged by DuckLake snapshots, not clocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lakeward.meta import META, Table, tables
+from lakeward.settings import LAKE
+
+if TYPE_CHECKING:
+    from lakeward.lake import Lake
+    from lakeward.ledger import Ledger
+    from lakeward.manifest import Manifest, Model
+    from lakeward.transform import Transform
+
+
+@dataclass(frozen=True)
+class Mart:
+    """One enriched model. `reason` says why it is due; `waits_for` which upstreams have no table yet."""
+
+    name: str
+    reason: str | None
+    waits_for: tuple[str, ...]
+    error: str | None  # of its last build, if that failed
+
+    @property
+    def is_due(self) -> bool:
+        return self.reason is not None and not self.waits_for
+
+
+@dataclass(frozen=True)
+class _Record:
+    read_snapshot: int | None
+    code: str | None
+    error: str | None
+
+
+def plan_build(manifest: Manifest, lake: Lake) -> list[Mart]:
+    """Every enriched model, upstream first. Read-only, four queries for any number of marts.
+
+    A mart is due when it has no table, its SQL changed, or a table it reads was written after the
+    snapshot it was computed from (recorded in its own transaction: a write that commits while the mart
+    is being computed counts as after).
+    """
+    marts: list[Mart] = []
+    with lake.transaction():
+        existing = tables(lake)
+        records = _records(lake)
+        computed = [record.read_snapshot for record in records.values() if record.read_snapshot is not None]
+        changed, oldest = _changes_since(lake, existing, min(computed, default=0))
+    due: set[str] = set()
+    for model in manifest.enriched():
+        upstream = manifest.upstream(model)
+        record = records.get(model.name, _Record(None, None, None))
+        waits = tuple(
+            other.name for other in upstream if other.name not in existing and other.name not in due
+        )
+        reason = _reason(model, upstream, record, existing, changed, oldest, due)
+        if reason and not waits:
+            due.add(model.name)
+        marts.append(Mart(model.name, reason, waits, record.error))
+    return marts
+
+
+def build(marts: Sequence[Mart], transform: Transform, ledger: Ledger) -> dict[str, str]:
+    """Run what is due, in one dbt invocation; returns the errors by model. One broken mart stops itself."""
+    due = [mart.name for mart in marts if mart.is_due]
+    errors = {result.model: str(result.error) for result in transform.run(due) if result.error is not None}
+    for model, error in errors.items():
+        ledger.fail_build(model, error)
+    return errors
+
+
+def _reason(
+    model: Model,
+    upstream: Sequence[Model],
+    record: _Record,
+    existing: dict[str, Table],
+    changed: dict[str, int],
+    oldest: int,
+    due: Iterable[str],
+) -> str | None:
+    is_view = model.materialized == "view"  # always current: only its SQL can make it due
+    if record.read_snapshot is None or (model.name not in existing and not is_view):
+        return "never built"
+    if record.error is not None:
+        return "its last build failed"
+    if record.code != model.code:
+        return "its SQL changed"
+    if is_view:
+        return None
+    if oldest > record.read_snapshot + 1:
+        return "the snapshots since its last build have expired"
+    for other in upstream:
+        if other.name in due or changed.get(other.name, -1) > record.read_snapshot:
+            return f"{other.name} changed"
+    return None
+
+
+def _records(lake: Lake) -> dict[str, _Record]:
+    rows = lake.query(
+        f"""
+        select model,
+               max_by(read_snapshot, rowid) filter (event = 'built'),
+               max_by(code, rowid) filter (event = 'built'),
+               case when max_by(event, rowid) = 'failed' then max_by(error, rowid) end
+        from {META}.build_log group by model"""
+    )
+    return {model: _Record(*rest) for model, *rest in rows}
+
+
+def _changes_since(lake: Lake, existing: dict[str, Table], since: int) -> tuple[dict[str, int], int]:
+    """The newest snapshot after `since` that wrote each table, and the oldest snapshot not expired."""
+    rows = lake.query(
+        f"select snapshot_id, case when snapshot_id > ? then changes end from {LAKE}.snapshots()", [since]
+    )
+    names = {str(table.id): name for name, table in existing.items()}
+    found: dict[str, int] = {}
+    for snapshot, changes in rows:
+        for kind, subjects in (changes or {}).items():
+            for subject in subjects:
+                written = _written(kind, subject, names)
+                if written is not None:
+                    found[written] = max(snapshot, found.get(written, -1))
+    return found, min(snapshot for snapshot, _ in rows)
+
+
+def _written(kind: str, subject: str, names: dict[str, str]) -> str | None:
+    if kind == "tables_created":
+        schema, _, name = subject.partition(".")
+        return name if schema == "main" else None
+    if kind.startswith(("tables_inserted", "tables_deleted", "tables_altered", "inlined")):
+        return names.get(subject)
+    return None  # compaction and the like: same rows

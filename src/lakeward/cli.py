@@ -1,0 +1,265 @@
+"""The command line: `lakeward --help`. Turns words into use cases and their outcome into exit codes.
+
+0 done; 1 something failed (said on stderr); 2 the user must edit a file or a flag.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from lakeward import console, rounds
+from lakeward.check import check as check_files
+from lakeward.errors import ConfigError, LakewardError, NothingSelected
+from lakeward.lake import attach_statements, open_lake
+from lakeward.landing import open_landing
+from lakeward.ledger import Ledger
+from lakeward.manifest import is_fresh
+from lakeward.meta import set_up
+from lakeward.project import Project, open_project, open_transform
+from lakeward.refresh import refresh as refresh_models
+from lakeward.settings import find_project, load_settings
+from lakeward.status import status as read_status
+from lakeward.streams import Stream, find_stream
+
+app = typer.Typer(
+    name="lakeward",
+    help="Feeds landed Parquet into DuckLake, exactly once.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+quarantine = typer.Typer(help="Files that could not be loaded.", no_args_is_help=True)
+app.add_typer(quarantine, name="quarantine")
+
+StreamArgument = Annotated[str, typer.Argument(metavar="SOURCE/STREAM", help="As in shopify/orders.")]
+StreamsArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="SOURCE/STREAM", help="Default: every stream.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Keep going until interrupted.")]
+
+
+def main() -> None:
+    """Entry point. The one place that turns errors into a message and an exit code."""
+    # systemd and containers stop with SIGTERM: leave as on Ctrl-C, so that the catalog server stops too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        app()
+    except LakewardError as error:
+        console.err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(error.exit_code)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        console.out.print(importlib.metadata.version("lakeward"))
+        raise typer.Exit
+
+
+@app.command()
+def check(json: Json = False) -> None:
+    """Check stream files, models and macros; needs no server and no data."""
+    project_dir = find_project(Path.cwd())
+    project, parse_error = None, None
+    try:
+        with console.parsing():
+            project = open_project(Path.cwd())
+        parse_error = project.parse_error
+    except LakewardError as error:
+        parse_error = str(error)
+    found = check_files(project_dir, project.manifest if project else None, parse_error)
+    if json:
+        console.print_json({"findings": [asdict(finding) for finding in found]})
+    for finding in found if not json else []:
+        for line in console.finding_lines(finding):
+            console.out.print(escape(line), soft_wrap=True)
+    errors = [finding for finding in found if finding.level == "error"]
+    if not json:
+        streams = len(project.streams) if project else 0
+        console.out.print(
+            f"{streams} streams checked: {len(errors)} errors, {len(found) - len(errors)} warnings"
+        )
+    if errors:
+        raise typer.Exit(2)
+
+
+@app.command()
+def feed(streams: StreamsArgument = None, watch: Watch = False, json: Json = False) -> None:
+    """Load every pending file into its stream's models."""
+    _go(lambda project, tools: rounds.feed(_chosen(project, streams), project, tools), watch=watch, json=json)
+
+
+@app.command()
+def build(json: Json = False) -> None:
+    """Build the enriched models whose upstreams changed since they were built."""
+    _go(rounds.build, watch=False, json=json)
+
+
+@app.command()
+def run(watch: Watch = False, json: Json = False) -> None:
+    """Feed every stream, then build what changed."""
+    _go(rounds.feed_and_build, watch=watch, json=json)
+
+
+@app.command()
+def status(json: Json = False) -> None:
+    """Show pending files, lag and quarantine per stream; exit 1 when a stream is red."""
+    project = open_project(Path.cwd(), parse=False)
+    with open_lake(project.settings, read_only=True) as lake:
+        landing = open_landing(project.settings)
+        found = read_status(
+            project.streams, project.manifest, project.settings, landing, lake, problems=project.problems
+        )
+    if json:
+        console.print_json(found.as_json())
+    else:
+        console.show(console.status_table(found))
+        for note in console.status_notes(found):
+            console.out.print(escape(note), soft_wrap=True)
+        if not is_fresh(project.settings.project_dir):
+            console.out.print("dag/ is newer than its manifest: the next feed parses it (or run dbt parse)")
+    if found.is_red:
+        raise typer.Exit(1)
+
+
+@app.command()
+def files(stream: StreamArgument, json: Json = False) -> None:
+    """List a stream's landed files and what became of each."""
+    project = open_project(Path.cwd(), parse=False)
+    chosen = find_stream(project.streams, stream)
+    landed = sorted(open_landing(project.settings).list(chosen), key=lambda file: file.path)
+    with open_lake(project.settings, read_only=True) as lake:
+        rows = [] if lake is None or not Ledger(lake).exists() else Ledger(lake).files(chosen)
+    known = {(row["path"], row["etag"]) for row in rows}
+    rows += [
+        {"path": file.path, "etag": file.etag, "model": None, "status": "pending", "size": file.size}
+        for file in landed
+        if (file.path, file.etag) not in known
+    ]
+    _show_records(sorted(rows, key=lambda row: str(row["path"])), json=json)
+
+
+@quarantine.command("list")
+def quarantine_list(stream: StreamsArgument = None, json: Json = False) -> None:
+    """List quarantined files and why."""
+    project = open_project(Path.cwd(), parse=False)
+    with open_lake(project.settings, read_only=True) as lake:
+        rows = [
+            row
+            for chosen in _chosen(project, stream)
+            if lake is not None and Ledger(lake).exists()
+            for row in Ledger(lake).files(chosen)
+            if row["status"] == "quarantined"
+        ]
+    _show_records(rows, json=json)
+
+
+@quarantine.command("retry")
+def quarantine_retry(
+    stream: StreamArgument,
+    paths: Annotated[list[str] | None, typer.Argument(help="Default: all of the stream.")] = None,
+) -> None:
+    """Make quarantined files pending again; the next feed tries them."""
+    project = open_project(Path.cwd(), parse=False)
+    chosen = find_stream(project.streams, stream)
+    with open_lake(project.settings) as lake:
+        assert lake is not None
+        set_up(lake, [])
+        released = Ledger(lake).release(chosen, paths)
+    missing = [path for path in paths or [] if path not in released]
+    if missing or not released:
+        what = ", ".join(missing) or f"{stream} has no quarantined file"
+        raise ConfigError(f"nothing to retry: {what}", hint=f"lakeward quarantine list {stream}")
+    for path in released:
+        console.out.print(escape(f"{path}: pending again"), soft_wrap=True)
+
+
+@app.command()
+def refresh(stream: StreamArgument) -> None:
+    """Rebuild a stream's models from everything landed and not quarantined."""
+    with console.parsing():
+        project = open_project(Path.cwd())
+    chosen = find_stream(project.streams, stream)
+    models = project.manifest.of_stream(chosen.tag)
+    if not models:
+        raise NothingSelected(f"{stream} has no model", hint="lakeward check")
+    with (
+        open_lake(project.settings),
+        console.err.status(f"rebuilding {', '.join(model.name for model in models)}"),
+        open_transform(project.settings) as transform,
+    ):
+        results = refresh_models(models, transform)
+    for result in results:
+        state = f"failed: {result.error}" if result.error else f"rebuilt in {result.seconds:.1f} s"
+        console.out.print(escape(f"{result.model}: {state}"), soft_wrap=True)
+    if any(result.error for result in results):
+        raise typer.Exit(1)
+
+
+@app.command()
+def sql(
+    statement: Annotated[str, typer.Argument(help="Any read-only DuckDB SQL.")], json: Json = False
+) -> None:
+    """Query the lake."""
+    project = open_project(Path.cwd(), parse=False)
+    with open_lake(project.settings, read_only=True) as lake:
+        if lake is None:
+            raise _empty()
+        columns, rows = lake.records(statement)
+    if json:
+        console.print_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        console.show(console.table(columns, rows))
+
+
+@app.command()
+def attach() -> None:
+    """Print the SQL that attaches the lake, read-only, in another DuckDB; it holds the secrets it needs."""
+    settings = load_settings(find_project(Path.cwd()))
+    with open_lake(settings, read_only=True) as lake:
+        if lake is None:
+            raise _empty()
+        for statement in attach_statements(settings):
+            console.out.print(f"{statement};", markup=False, soft_wrap=True)
+
+
+def _go(once: rounds.Round, *, watch: bool, json: bool) -> None:
+    try:
+        good = rounds.repeat(once, watch=watch, json=json)
+    except KeyboardInterrupt:
+        console.err.print("interrupted; what was loaded is recorded, the rest is pending")
+        raise typer.Exit(130) from None
+    raise typer.Exit(0 if good else 1)
+
+
+def _chosen(project: Project, names: list[str] | None) -> list[Stream]:
+    """The named streams, or all. Raises ConfigError when there is none: nothing selected is an error."""
+    if not project.streams:
+        raise ConfigError("the lake has no streams", hint="add dag/streams/{source}/{stream}.json with {}")
+    return [find_stream(project.streams, name) for name in names] if names else project.streams
+
+
+def _empty() -> ConfigError:
+    return ConfigError("the lake is empty: nothing was ever fed", hint="lakeward feed")
+
+
+def _show_records(rows: list[dict[str, object]], *, json: bool) -> None:
+    if json:
+        console.print_json(rows)
+    elif rows:
+        columns = list(rows[0])
+        console.show(console.table(columns, [[row.get(column) for column in columns] for row in rows]))
+    else:
+        console.out.print("none")

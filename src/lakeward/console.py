@@ -1,0 +1,177 @@
+"""What a person sees: tables and lines. No decision is made here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+from lakeward.check import Finding
+from lakeward.feed import FeedReport, Progress
+from lakeward.manifest import is_fresh
+from lakeward.settings import find_project
+from lakeward.status import Status
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def print_json(value: object) -> None:
+    print(json.dumps(value, default=_plain, ensure_ascii=False))  # noqa: T201 - not wrapped, not coloured
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """Numbers to the right, everything else to the left; nothing becomes an ellipsis in a pipe."""
+    made = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    rows = [list(row) for row in rows]
+    for index, column in enumerate(columns):
+        numeric = any(isinstance(row[index], int | float | Decimal) for row in rows)
+        made.add_column(column, justify="right" if numeric else "left", no_wrap=True)
+    for row in rows:
+        made.add_row(*(_cell(value) for value in row))
+    return made
+
+
+def show(made: Table) -> None:
+    """Print whole lines even where the terminal (or a pipe, which has none) is narrower."""
+    wide = Console(highlight=False, width=10_000)
+    width = Measurement.get(wide, wide.options, made).maximum
+    Console(highlight=False, width=max(out.width, width)).print(made, crop=False)
+
+
+def status_table(status: Status) -> Table:
+    rows = [
+        (
+            stream.stream,
+            stream.pending_files,
+            size(stream.pending_bytes),
+            stream.oldest_pending,
+            stream.last_batch,
+            f"{stream.rows:,}" if stream.rows is not None else None,
+            duration(stream.lag_seconds),
+            stream.quarantined,
+            stream.last_full_listing,
+            "red" if stream.is_red else "ok",
+        )
+        for stream in status.streams
+    ]
+    columns = ("stream", "pending", "bytes", "oldest", "last batch", "rows", "lag", "quarantined")
+    return table((*columns, "last full listing", "state"), rows)
+
+
+def status_notes(status: Status) -> list[str]:
+    """What is wrong or waiting, a line each, with the remedy."""
+    notes = list(status.problems)
+    for stream in status.streams:
+        if stream.error:
+            notes.append(f"{stream.stream}: {stream.error}")
+        if stream.is_late:
+            notes.append(
+                f"{stream.stream}: newest record is {duration(stream.lag_seconds) or 'absent'}, "
+                f"target_lag is {duration(stream.target_lag_seconds)}"
+            )
+        if stream.quarantined:
+            notes.append(
+                f"{stream.stream}: {stream.quarantined} quarantined; lakeward quarantine list {stream.stream}"
+            )
+        notes += stream.drift
+    for mart in status.marts:
+        if mart.error:
+            notes.append(f"{mart.name}: its last build failed: {mart.error}")
+        elif mart.waits_for:
+            notes.append(f"{mart.name}: waits for {', '.join(mart.waits_for)}, never fed")
+        elif mart.is_due:
+            notes.append(f"{mart.name}: to be built ({mart.reason}); lakeward build")
+    return notes
+
+
+def progress_line(progress: Progress) -> str:
+    speed = progress.bytes / progress.seconds if progress.seconds else 0
+    return (
+        f"{progress.stream}  batch {progress.batch} of {progress.batches}  {progress.files:,} files  "
+        f"{progress.rows:,} rows  {size(progress.bytes)}  {progress.seconds:.1f} s  {size(speed)}/s"
+    )
+
+
+def report_lines(report: FeedReport) -> list[str]:
+    """What a feed found out beside the numbers."""
+    lines = [f"{report.stream}: quarantined {path}: {why}" for path, why in report.quarantined.items()]
+    lines += [f"{report.stream}: {path} vanished after it was listed" for path in report.vanished]
+    lines += [f"{report.stream}: new column {name} {kind}" for name, kind in report.new_columns.items()]
+    lines += [
+        f"{report.stream}: the files' own column {name} cannot be read: the folder's {name.lower()}= takes "
+        "its place; rename it at the source"
+        for name in report.hidden_columns
+    ]
+    if report.conflicts:
+        lines.append(f"{report.stream}: another writer was faster; started over {report.conflicts} time(s)")
+    lines += [f"{report.stream}: {model}: {error}" for model, error in report.errors.items()]
+    return lines
+
+
+def finding_lines(finding: Finding) -> list[str]:
+    return [
+        f"{finding.where}: {finding.what}  [{finding.rule}, {finding.level}]",
+        f"  why: {finding.why}",
+        f"  remedy: {finding.remedy}",
+    ]
+
+
+def say(progress: Progress) -> None:
+    err.print(progress_line(progress), soft_wrap=True)
+
+
+@contextmanager
+def parsing() -> Iterator[None]:
+    """A stale manifest costs some seconds of dbt: say so."""
+    if is_fresh(find_project(Path.cwd())):
+        yield
+    else:
+        with err.status("dbt parse"):
+            yield
+
+
+def size(count: float | None) -> str:
+    if count is None:
+        return ""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    days, rest = divmod(int(seconds), 86_400)
+    hours, minutes = rest // 3600, rest % 3600 // 60
+    if days:
+        return f"{days}d {hours}h"
+    return f"{hours}h {minutes}m" if hours else f"{minutes}m {rest % 60}s"
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M:%S")
+    return str(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return str(value)

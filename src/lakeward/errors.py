@@ -1,0 +1,77 @@
+"""Every error a lakeward user can meet.
+
+LakewardError
+├─ ConfigError            a file or a flag must be edited (exit 2)
+├─ LandingError           the object store did not answer (transient)
+├─ LakeError              the catalog or DuckDB refused (transient when the catalog is away)
+├─ TransformError         dbt failed; carries the models that did
+│  ├─ NothingSelected     dbt had no model to run: progress must not move
+│  ├─ DataError           rows of some landed file do not fit the model
+│  └─ MemoryExceeded      the batch was too large for the memory limit
+└─ LedgerError            the ledger contradicts the tables
+   └─ WriterConflict      another writer was faster: read again, start over (transient)
+"""
+
+from __future__ import annotations
+
+
+class LakewardError(Exception):
+    """A message that says what and where, and a hint that says what to do."""
+
+    exit_code = 1
+    transient = False
+
+    def __init__(self, message: str, *, hint: str | None = None, **context: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.context = context
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Errors cross process borders (a feeder runs in a worker): keep hint and context."""
+        return (_rebuild, (type(self), self.message, self.hint, self.context))
+
+
+def _rebuild(
+    kind: type[LakewardError], message: str, hint: str | None, context: dict[str, object]
+) -> LakewardError:
+    return kind(message, hint=hint, **context)
+
+
+class ConfigError(LakewardError):
+    exit_code = 2
+
+
+class LandingError(LakewardError):
+    transient = True
+
+
+class LakeError(LakewardError):
+    pass
+
+
+class TransformError(LakewardError):
+    pass
+
+
+class NothingSelected(TransformError):
+    pass
+
+
+class DataError(TransformError):
+    pass
+
+
+class MemoryExceeded(TransformError):
+    pass
+
+
+class LedgerError(LakewardError):
+    pass
+
+
+class WriterConflict(LedgerError):
+    transient = True

@@ -1,0 +1,160 @@
+"""What lakeward keeps in the lake itself: the tables and views of `lakehouse.meta`, and the fences.
+
+A fence is a one-row table per model in `lakehouse.fences`. The views `feeder_files` and
+`feeder_cursors` are a public contract (docs/how-delivery-works.md).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lakeward.errors import LakewardError
+from lakeward.settings import LAKE
+from lakeward.sql import quote_identifier
+
+if TYPE_CHECKING:
+    from lakeward.lake import Lake
+
+META = f"{LAKE}.meta"
+FENCES = f"{LAKE}.fences"
+
+_TABLES = {
+    # event: built (a model's new life began) | applied | quarantined | released | failed
+    "feeder_log": """
+        source varchar, stream varchar, model varchar, build bigint, event varchar,
+        path varchar, etag varchar, size bigint, partition_date date, generation bigint,
+        rows bigint, extracted_at timestamptz, batch_id varchar, code varchar, error varchar,
+        logged_at timestamptz""",
+    "feeder_columns": """
+        source varchar, stream varchar, name varchar, type varchar, path varchar, logged_at timestamptz""",
+    "feeder_listings": "source varchar, stream varchar, objects bigint, logged_at timestamptz",
+    # event: built | failed; read_snapshot: the snapshot the mart was computed from
+    "build_log": """
+        model varchar, event varchar, read_snapshot bigint, code varchar, error varchar,
+        logged_at timestamptz""",
+}
+
+# rowid follows commit order, clocks of several machines do not.
+_VIEWS = {
+    "feeder_files": f"""
+        select source, stream, model, build, path, etag, size, partition_date, generation, event as status,
+               rows, extracted_at, batch_id, code, error, logged_at
+        from (
+            select *, rowid as position,
+                   max(build) over (partition by source, stream, model) as current_build,
+                   max(rowid) filter (event = 'applied')
+                       over (partition by source, stream, model, path) as last_applied
+            from {META}.feeder_log
+        )
+        where (event = 'applied' and build = current_build)
+           or (event in ('quarantined', 'released') and position > coalesce(last_applied, -1))
+        qualify row_number() over (
+            partition by source, stream, model, path, etag order by position desc
+        ) = 1""",
+    "feeder_cursors": f"""
+        select source, stream, max_by(path, (partition_date, path)) as cursor_path,
+               max(logged_at) as updated_at
+        from {META}.feeder_files
+        where status = 'applied'
+        group by source, stream""",
+}
+
+
+_LAST = ("meta", "feeder_cursors")  # of what set_up creates: when it is there, all is
+
+
+def set_up(lake: Lake, models: Sequence[str]) -> None:
+    """Create what is missing, one process at a time. Costs one catalog query when nothing is."""
+    if _missing(lake, models):
+        with lake.setup():
+            retry(lambda: _create(lake, _missing(lake, models)))
+
+
+def is_set_up(lake: Lake) -> bool:
+    """Read-only: has any feed ever set up this lake's ledger?"""
+    return _LAST in relations(lake)
+
+
+def fence_table(model: str) -> str:
+    return f"{FENCES}.{quote_identifier(model)}"
+
+
+def relations(lake: Lake) -> set[tuple[str, str]]:
+    """(schema, name) of every table and view. Read-only."""
+    rows = lake.query(
+        "select schema_name, table_name from duckdb_tables() where database_name = $lake "
+        "union all select schema_name, view_name from duckdb_views() where database_name = $lake",
+        {"lake": LAKE},
+    )
+    return set(rows)
+
+
+@dataclass(frozen=True)
+class Table:
+    id: int
+    rows: int
+
+
+def tables(lake: Lake) -> dict[str, Table]:
+    """The tables of `lakehouse.main` by name, with exact row counts. Read-only, one query to the catalog.
+
+    DuckLake's specification documents these catalog tables; nothing of ours is inlined in `main`, so files
+    and delete files say it all, and no Parquet is opened. `main` is the schema DuckLake creates first: 0.
+    """
+    rows = lake.query(
+        f"from postgres_query('__ducklake_metadata_{LAKE}', $sql)",
+        {
+            "sql": """
+            select table_name, table_id, (
+                select coalesce(sum(record_count), 0) from ducklake_data_file as data
+                where data.table_id = tables.table_id and end_snapshot is null
+            )::bigint - (
+                select coalesce(sum(delete_count), 0) from ducklake_delete_file as deleted
+                where deleted.table_id = tables.table_id and end_snapshot is null
+            )::bigint
+            from ducklake_table as tables
+            where schema_id = 0 and end_snapshot is null"""
+        },
+    )
+    return {name: Table(number, count) for name, number, count in rows}
+
+
+def retry(action: Callable[[], object]) -> None:
+    """A few times, for writes that are safe to repeat whole: a commit that failed wrote nothing."""
+    for attempt in range(5):
+        try:
+            action()
+            return
+        except LakewardError as error:
+            if not error.transient or attempt == 4:
+                raise
+            time.sleep(0.1 * 2**attempt)
+
+
+def _missing(lake: Lake, models: Sequence[str]) -> tuple[bool, list[str]] | None:
+    """Is the ledger missing, and which fences are; None when nothing is."""
+    have = relations(lake)
+    fences = [model for model in models if ("fences", model) not in have]
+    no_ledger = _LAST not in have
+    return (no_ledger, fences) if no_ledger or fences else None
+
+
+def _create(lake: Lake, missing: tuple[bool, list[str]] | None) -> None:
+    no_ledger, fences = missing or (False, [])
+    if no_ledger:
+        lake.query(f"create schema if not exists {META}")
+        lake.query(f"create schema if not exists {FENCES}")
+        # Small inserts into these go to the catalog instead of a Parquet file each; data tables never do
+        # (DuckLake's inlined deletes had lost rows: duckdb/ducklake#917, #1215).
+        lake.query(f"call {LAKE}.set_option('data_inlining_row_limit', 0)")
+        for schema in ("meta", "fences"):
+            lake.query(f"call {LAKE}.set_option('data_inlining_row_limit', 10000, schema => '{schema}')")
+        for name, columns in _TABLES.items():
+            lake.query(f"create table if not exists {META}.{name} ({columns})")
+        for name, select in _VIEWS.items():
+            lake.query(f"create or replace view {META}.{name} as {select}")
+    for model in fences:
+        lake.query(f"create table if not exists {fence_table(model)} as select 0::bigint as n")

@@ -1,0 +1,242 @@
+"""dbt's door into lakeward: profiles.yml names this module, macros/lakeward.sql asks it for plans.
+
+`configure_connection` prepares dbt's DuckDB connection; `store`, the one call of the plugin API a
+macro can make (`adapter.store_relation`), answers what a model run reads. Works the same under plain
+dbt and under the feeder, which hands over the plans it has already made.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dbt.adapters.duckdb.plugins import BasePlugin
+from dbt.flags import get_flags
+from dbt_common.exceptions import DbtRuntimeError
+
+from lakeward.errors import ConfigError, LakewardError
+from lakeward.intake import (
+    Plan,
+    get_files_after_cursor,
+    inspect,
+    readable_together,
+    record_new_columns,
+    render,
+    shape_for,
+)
+from lakeward.lake import Lake, prepare
+from lakeward.landing import LandedFile, Landing, open_landing
+from lakeward.ledger import Ledger, Reading
+from lakeward.meta import set_up
+from lakeward.settings import Settings, load_settings
+from lakeward.streams import Stream, stream_of_tag
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import duckdb
+    from dbt.adapters.duckdb.utils import TargetConfig
+
+# The plan as SQL sees it, in dbt's own in-memory database: the post-hook inserts from it.
+_PLANNED = "memory.main.lakeward_planned"
+_PLANNED_COLUMNS = {
+    "path": "varchar",
+    "etag": "varchar",
+    "size": "bigint",
+    "partition_date": "date",
+    "generation": "bigint",
+    "rows": "bigint",
+    "extracted_at": "timestamptz",
+}
+_PLANNED_ROW = json.dumps(_PLANNED_COLUMNS)
+
+
+@dataclass
+class Handover:
+    """What the process that runs dbt for us gives its plugin, so nothing is read or listed twice."""
+
+    settings: Settings
+    plans: Mapping[str, Plan] = field(default_factory=dict)
+
+
+_handover: Handover | None = None
+
+
+@contextmanager
+def handing_over(settings: Settings, plans: Mapping[str, Plan]) -> Iterator[None]:
+    """dbt is process-global and not re-entrant, so this is too."""
+    global _handover  # noqa: PLW0603 - dbt creates the plugin itself; there is no other way in
+    _handover = Handover(settings, plans)
+    try:
+        yield
+    finally:
+        _handover = None
+
+
+class Plugin(BasePlugin):
+    _con: duckdb.DuckDBPyConnection
+    _settings: Settings
+
+    def initialize(self, plugin_config: dict[str, Any]) -> None:
+        self._plans: dict[tuple[str, str], Plan] = {}
+        with _as_dbt_error():
+            # Not the working directory: `dbt --project-dir X` may be called from anywhere.
+            self._settings = (
+                _handover.settings if _handover else load_settings(Path(get_flags().PROJECT_DIR))  # type: ignore[no-untyped-call]
+            )
+
+    def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
+        self._con = conn
+        with _as_dbt_error():
+            catalog = prepare(conn, self._settings)
+        if catalog is not None:
+            atexit.register(catalog.close)
+        columns = ", ".join(f"{name} {kind}" for name, kind in _PLANNED_COLUMNS.items())
+        conn.execute(f"create or replace table {_PLANNED} (invocation varchar, model varchar, {columns})")
+
+    def store(self, target_config: TargetConfig) -> None:
+        """Fill `config['answer']`, a dict of the calling macro's, for the request beside it."""
+        request = target_config.config
+        with _as_dbt_error():
+            if request.get("bootstrap"):
+                set_up(Lake(self._con.cursor()), [])
+                return
+            landing = open_landing(self._settings)
+            stream = stream_of_tag(self._settings.project_dir, request["tag"])
+            if not request["runs"]:
+                pattern = f"{landing.url(stream.root)}**/*.parquet*"
+                request["answer"]["files"] = f"['{pattern}'], union_by_name=true"
+                return
+            plan = self._plan(request, stream, landing)
+            request["answer"] |= {
+                "files": render(plan, landing),
+                "fence": plan.fence,
+                "build": plan.build,
+                "is_new_build": plan.is_new_build,
+                "batch_id": plan.batch_id,
+                "source": stream.source,
+                "stream": stream.name,
+                "paths": [item.file.path for item in plan.files],
+            }
+
+    def _plan(self, request: dict[str, Any], stream: Stream, landing: Landing) -> Plan:
+        key = (request["invocation_id"], request["model"])
+        if key not in self._plans:
+            handed = _handover.plans.get(request["model"]) if _handover else None
+            self._plans[key] = handed or self._make_plan(request, stream, landing)
+            self._stash(*key, self._plans[key])
+        return self._plans[key]
+
+    def _make_plan(self, request: dict[str, Any], stream: Stream, landing: Landing) -> Plan:
+        """Plain dbt: given files, or everything (full refresh), or what is pending."""
+        lake = Lake(self._con.cursor())
+        ledger = Ledger(lake)
+        model = request["model"]
+        set_up(lake, [model])
+        reading = ledger.read([(stream, [model])], self._settings, datetime.now(UTC))[stream.id]
+        (state,) = reading.models
+        if request["full_refresh"]:
+            listed = sorted(landing.list(stream), key=lambda file: file.path)
+            files = [file for file in listed if (file.path, file.etag) not in state.quarantined]
+            ledger.record_listing(stream, len(listed))
+        elif request["given"] is not None:
+            files = _given(request["given"], stream, landing, reading)
+        else:
+            files, _ = get_files_after_cursor(reading, landing, stream)
+        found = inspect(lake, landing, files)
+        for file, reason in found.unreadable:
+            ledger.quarantine(stream, state, file, reason)
+        groups: list[dict[str, str]] = []
+        for item in found.readable:
+            if readable_together(groups, item.columns) is None:
+                groups.append(dict(item.columns))
+            if len(groups) > 1:
+                raise _mixed(stream, item.file, groups[0], item.columns)
+            groups[0] |= dict(item.columns)
+        known = (stream.columns or {}) | ledger.columns(stream)
+        known |= record_new_columns(ledger, stream, known, found.readable)
+        if not known:
+            raise ConfigError(
+                f"nothing has landed yet for {stream.id} (looked in {landing.url(stream.root)})",
+                hint=f'sync it first, or name its "fields" with types in {stream.path.name}',
+            )
+        is_new = state.is_new_build or request["full_refresh"]
+        return Plan(
+            stream=stream,
+            model=model,
+            build=state.build + (request["full_refresh"] and not state.is_new_build),
+            is_new_build=is_new,
+            fence=state.fence,
+            files=found.readable,
+            batch_id=request["invocation_id"],
+            shape=shape_for(lake, known, found.readable),
+        )
+
+    def _stash(self, invocation: str, model: str, plan: Plan) -> None:
+        """One JSON parameter: binding row by row took seconds for a thousand files."""
+        rows = [
+            {
+                "path": item.file.path,
+                "etag": item.file.etag,
+                "size": item.file.size,
+                "partition_date": item.file.partition,
+                "generation": item.generation,
+                "rows": item.rows,
+                "extracted_at": item.extracted_at,
+            }
+            for item in plan.files
+        ]
+        self._con.cursor().execute(
+            f"insert into {_PLANNED} select ?, ?, row.* "
+            f"from (select unnest(from_json(?, '[{_PLANNED_ROW}]')) as row)",
+            [invocation, model, json.dumps(rows, default=str)],
+        )
+
+
+def _given(paths: object, stream: Stream, landing: Landing, reading: Reading) -> list[LandedFile]:
+    """Files typed by hand, as in `--vars '{"files": [...]}'`: resolved by the same discovery."""
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise ConfigError('"files" is not a list of paths', hint="""write --vars '{"files": ["..."]}'""")
+    found = []
+    for given in paths:
+        path = landing.relative(given)
+        if path is None or not path.startswith(stream.root):
+            raise ConfigError(
+                f"{given} does not belong to {stream.id}",
+                hint=f"its files lie in {landing.url(stream.root)}",
+            )
+        file = landing.head(path)
+        if file is None:
+            raise ConfigError(f"{given}: no such landed file", hint=f"lakeward files {stream.id}")
+        found.append(file)
+    return reading.pending(found)
+
+
+def _mixed(
+    stream: Stream, file: LandedFile, group: dict[str, str], columns: tuple[tuple[str, str], ...]
+) -> ConfigError:
+    name, kind = next(
+        (name, kind)
+        for name, kind in columns
+        if name in group and readable_together([{name: group[name]}], ((name, kind),)) is None
+    )
+    return ConfigError(
+        f'{file.path}: column "{name}" is {kind}, in the files before it {group[name]}: '
+        "one statement cannot read both",
+        hint=f"lakeward feed {stream.id} loads them in groups; for a full refresh drop the table and feed",
+    )
+
+
+@contextmanager
+def _as_dbt_error() -> Iterator[None]:
+    """dbt prints three clean lines for its own error and a hundred of traceback for any other."""
+    try:
+        yield
+    except LakewardError as error:
+        raise DbtRuntimeError(str(error)) from error

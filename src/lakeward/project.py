@@ -1,0 +1,99 @@
+"""The composition root: from a folder to the collaborators that the use cases want. Decides nothing."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lakeward.errors import ConfigError, LakewardError
+from lakeward.feed import Progress, Tools
+from lakeward.lake import Connection, open_lake
+from lakeward.landing import open_landing
+from lakeward.ledger import Ledger
+from lakeward.manifest import Manifest, is_fresh, read_manifest
+from lakeward.settings import Settings, find_project, load_settings
+from lakeward.streams import Stream, load_streams
+
+if TYPE_CHECKING:
+    from lakeward.transform import Transform
+
+
+@dataclass(frozen=True)
+class Project:
+    """What the files say, and what is wrong with those that say nothing usable: each stops only itself."""
+
+    settings: Settings
+    streams: list[Stream]
+    manifest: Manifest
+    parse_error: str | None = None
+    stream_errors: tuple[str, ...] = ()
+
+    @property
+    def problems(self) -> list[str]:
+        parsing = [f"the project does not parse: {self.parse_error}"] if self.parse_error else []
+        return [*self.stream_errors, *parsing]
+
+
+def open_project(start: Path, *, parse: bool = True) -> Project:
+    """Reads files only. parse: when the manifest is stale, runs `dbt parse` first (about 4 s).
+
+    A project that no longer parses keeps its last good manifest: the other streams go on, and
+    `problems` names the offender. Raises ConfigError when there has never been a good one.
+    """
+    settings = load_settings(find_project(start))
+    streams, errors = load_streams(settings.project_dir)
+    problem = None
+    if parse and not is_fresh(settings.project_dir):
+        try:
+            with open_transform(settings) as transform:
+                transform.parse()
+        except LakewardError as error:
+            problem = str(error)
+    try:
+        manifest = read_manifest(settings.project_dir)
+    except LakewardError as error:
+        if problem is not None:
+            raise LakewardError(problem, hint="dbt parse shows more") from error
+        if parse:
+            raise
+        manifest = Manifest(())
+    return Project(settings, streams, manifest, problem, tuple(str(error) for error in errors))
+
+
+def connect_read_only(start: Path) -> Connection:
+    """For notebooks: the lake stays open, and the embedded catalog up, until the process ends."""
+    settings = load_settings(find_project(start))
+    opened = ExitStack()
+    lake = opened.enter_context(open_lake(settings, read_only=True))
+    if lake is None:
+        raise ConfigError("the lake is empty: nothing was ever fed", hint="lakeward feed")
+    atexit.register(opened.close)
+    return lake.con
+
+
+@contextmanager
+def open_transform(settings: Settings) -> Iterator[Transform]:
+    from lakeward.transform import Transform  # two seconds of imports: only when there is work
+
+    with Transform(settings) as transform:
+        yield transform
+
+
+@contextmanager
+def open_tools(settings: Settings, say: Callable[[Progress], None]) -> Iterator[Tools]:
+    """The collaborators of one feeding process; the lake is open until the end."""
+    landing = open_landing(settings)
+    with open_lake(settings) as lake:
+        assert lake is not None  # only a read-only lake can be absent
+        yield Tools(
+            settings=settings,
+            lake=lake,
+            landing=landing,
+            ledger=Ledger(lake),
+            transform=lambda: open_transform(settings),
+            say=say,
+        )

@@ -1,0 +1,199 @@
+"""What a lake is made of: `orchestration/lakeward.toml`, the environment, and nothing else.
+
+The only module that reads the environment (ruff TID251 holds it to that).
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from lakeward.errors import ConfigError
+
+LAKE = "lakehouse"
+CATALOG_SECRET = "lakeward"  # noqa: S105 - a name, not a secret
+_PREFIX = "LAKEWARD_"
+_PROJECT_FILE = "dbt_project.yml"
+
+
+class S3(BaseModel):
+    """The usual `AWS_*` variables; read from the environment alone, so no file holds a secret."""
+
+    model_config = ConfigDict(frozen=True)
+
+    access_key_id: str | None = None
+    secret_access_key: SecretStr | None = None
+    session_token: SecretStr | None = None
+    region: str = "us-east-1"
+    endpoint_url: str | None = None
+
+
+class Settings(BaseModel):
+    """One lake. Every key has a default; a relative path is relative to the lake's root."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    project_dir: Annotated[Path, Field(description="Set by lakeward: the dbt project.", exclude=True)]
+    landing_url: str = Field(
+        default=".lake/landing",
+        description="Landing root: a folder or `s3://bucket/prefix`. Streams lie in `raw/` below it.",
+    )
+    data_url: str = Field(
+        default=".lake/data",
+        description="DuckLake's DATA_PATH: a folder or `s3://bucket/prefix`. "
+        "It and the landing root may not contain one another.",
+    )
+    catalog_url: SecretStr | None = Field(
+        default=None,
+        description="`postgresql://user:password@host:port/database` of the DuckLake catalog. "
+        "Empty: a Postgres of the lake's own, under `.lake/catalog`, started on demand.",
+    )
+    lookback_days: int = Field(
+        default=3,
+        ge=0,
+        description="Days before the newest applied partition that every listing still covers.",
+    )
+    reconcile_after_hours: float = Field(
+        default=24,
+        gt=0,
+        description="Hours after which a stream too large to list each time is listed in full again.",
+    )
+    batch_max_bytes: int = Field(
+        default=1024**3,
+        gt=0,
+        description="Bytes of landed Parquet that one dbt invocation is given at most "
+        "(a single larger file goes alone).",
+    )
+    batch_max_files: int = Field(
+        default=1000, ge=10, description="Files that one dbt invocation is given at most."
+    )
+    workers: int = Field(
+        default_factory=lambda: min(4, os.cpu_count() or 1),
+        ge=1,
+        description="Streams fed at the same time, a process each. Default: the number of cores, at most 4.",
+    )
+    threads: int | None = Field(
+        default=None, ge=1, description="DuckDB threads of one process. Default: all cores."
+    )
+    memory_limit: str | None = Field(
+        default=None,
+        description="DuckDB memory of one process, as DuckDB writes it (`4GB`). Default: DuckDB's own, "
+        "80 % of the machine, shared between the workers.",
+    )
+    s3: S3 = Field(default_factory=S3, exclude=True)
+
+    @property
+    def root(self) -> Path:
+        """The lake's root: `orchestration/` and `.lake/` lie in it."""
+        return self.project_dir.parent
+
+    @property
+    def state_dir(self) -> Path:
+        """All local state of the lake; git-ignored."""
+        return self.root / ".lake"
+
+
+def find_project(start: Path) -> Path:
+    """The dbt project of the lake that `start` lies in: works from the lake's root and from inside it."""
+    for folder in (start, *start.parents):
+        for candidate in (folder, folder / "orchestration"):
+            if (candidate / _PROJECT_FILE).is_file() and (candidate / "dag").is_dir():
+                return candidate
+    raise ConfigError(
+        f"no lake found in {start} or above it",
+        hint=f"go to a folder that holds orchestration/{_PROJECT_FILE} and orchestration/dag/",
+    )
+
+
+def load_settings(project_dir: Path, environ: dict[str, str] | None = None) -> Settings:
+    """Read `lakeward.toml`, then `LAKEWARD_*` over it.
+
+    Raises ConfigError for an unknown key, a wrong type, or a landing root and DATA_PATH that contain
+    one another (DuckLake's orphan cleanup would delete the landed files).
+    """
+    env = dict(os.environ) if environ is None else environ
+    path = project_dir / "lakeward.toml"
+    from_file, from_env = _from_toml(path), _from_environment(env)
+    known = [name for name in Settings.model_fields if name not in ("project_dir", "s3")]
+    for key in (*from_file, *from_env):
+        if key not in known:
+            raise unknown_key(key, known, where=str(path) if key in from_file else _PREFIX + key.upper())
+    values = from_file | from_env
+    try:
+        settings = Settings(project_dir=project_dir.resolve(), s3=_s3(env), **values)
+    except ValidationError as error:
+        raise validation_error(error, where=f"{path} or {_PREFIX}*") from error
+    settings = settings.model_copy(
+        update={
+            "landing_url": _absolute(settings.landing_url, settings.root),
+            "data_url": _absolute(settings.data_url, settings.root),
+        }
+    )
+    _refuse_overlap(settings)
+    return settings
+
+
+def unknown_key(key: str, known: list[str], *, where: str) -> ConfigError:
+    """An error that names the nearest known key and lists them all."""
+    near = difflib.get_close_matches(key, known, n=1)
+    meant = f'did you mean "{near[0]}"? ' if near else ""
+    return ConfigError(f'{where}: unknown key "{key}"', hint=f"{meant}known keys: {', '.join(sorted(known))}")
+
+
+def validation_error(error: ValidationError, *, where: str) -> ConfigError:
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    return ConfigError(
+        f'{where}: "{field}" is {first["input"]!r}', hint=f"{first['msg'].lower()}; edit that key"
+    )
+
+
+def _from_toml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}", hint="mend that line") from error
+
+
+def _from_environment(env: dict[str, str]) -> dict[str, Any]:
+    return {
+        name.removeprefix(_PREFIX).lower(): value for name, value in env.items() if name.startswith(_PREFIX)
+    }
+
+
+def _s3(env: dict[str, str]) -> S3:
+    return S3(
+        access_key_id=env.get("AWS_ACCESS_KEY_ID"),
+        secret_access_key=_secret(env.get("AWS_SECRET_ACCESS_KEY")),
+        session_token=_secret(env.get("AWS_SESSION_TOKEN")),
+        region=env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or "us-east-1",
+        endpoint_url=env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"),
+    )
+
+
+def _secret(value: str | None) -> SecretStr | None:
+    return None if value is None else SecretStr(value)
+
+
+def _absolute(url: str, root: Path) -> str:
+    """`.lake/data` becomes an absolute path; a URL stays; neither ends with a slash."""
+    if "://" in url:
+        return url.rstrip("/")
+    return str((root / url).resolve())
+
+
+def _refuse_overlap(settings: Settings) -> None:
+    landing, data = f"{settings.landing_url}/", f"{settings.data_url}/"
+    if landing.startswith(data) or data.startswith(landing):
+        raise ConfigError(
+            f"landing_url {settings.landing_url} and data_url {settings.data_url} contain one another",
+            hint="give them separate prefixes: DuckLake's cleanup deletes files under data_url that its "
+            "catalog does not know, which would be the landed ones",
+        )

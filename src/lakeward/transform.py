@@ -1,0 +1,160 @@
+"""dbt, in this process: the only module that runs it. Importing it costs about two seconds.
+
+dbt is process-global and not re-entrant (docs.getdbt.com, programmatic invocations): one Transform at
+a time per process, and several streams at once are several processes (workers.py).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+from dbt.artifacts.schemas.results import RunStatus
+from dbt.artifacts.schemas.run import RunExecutionResult, RunResult
+from dbt.cli.main import dbtRunner
+from dbt.contracts.graph.manifest import Manifest as DbtManifest
+
+from lakeward.errors import (
+    DataError,
+    LakewardError,
+    LandingError,
+    MemoryExceeded,
+    NothingSelected,
+    TransformError,
+    WriterConflict,
+)
+from lakeward.intake import Plan
+from lakeward.lake import is_conflict
+from lakeward.manifest import manifest_path
+from lakeward.plugin import handing_over
+from lakeward.settings import Settings
+
+# DuckDB's words for "this value does not fit": the only errors a landed file can be blamed for.
+_DATA = re.compile(
+    r"(Conversion Error|Out of Range Error|Invalid Input Error|Invalid unicode|Malformed JSON"
+    r"|Parquet|Constraint Error)"
+)
+_MEMORY = re.compile(r"Out of Memory Error|failed to allocate|failed to (pin|offload)", re.IGNORECASE)
+_STORE = re.compile(r"IO Error|HTTP Error|HTTPException|Connection Error")
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    model: str
+    seconds: float
+    error: LakewardError | None
+
+
+class Transform:
+    """Runs models of one project. Use as a context manager: leaving closes dbt's connection."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._manifest: DbtManifest | None = None
+
+    def __enter__(self) -> Transform:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _close_connection()
+
+    def parse(self) -> None:
+        """`dbt parse`. Raises TransformError with dbt's words; the last good manifest stays."""
+        self._invoke(["parse"], own_target=False)
+        # dbt leaves the file alone when nothing changed; its time says how far the project was looked at.
+        os.utime(manifest_path(self._settings.project_dir))
+
+    def feed(self, tag: str, plans: Mapping[str, Plan], *, whole: bool) -> list[ModelResult]:
+        """`dbt run --select tag:{source}__{stream}` on the planned files; one snapshot per model.
+
+        whole False: only the planned models, when another of the stream has stopped.
+        """
+        selection = [f"tag:{tag}"] if whole else list(plans)
+        with handing_over(self._settings, plans):
+            return self._run(["--select", *selection], expected=set(plans))
+
+    def run(self, models: Sequence[str], *, full_refresh: bool = False) -> list[ModelResult]:
+        """`dbt run --select {models}`, upstream first."""
+        flags = ["--full-refresh"] if full_refresh else []
+        with handing_over(self._settings, {}):
+            return self._run(["--select", *models, *flags], expected=set(models))
+
+    def _run(self, arguments: list[str], *, expected: set[str]) -> list[ModelResult]:
+        result = self._invoke(["run", *arguments], own_target=True)
+        found = [
+            ModelResult(
+                model=str(item.node.alias),  # type: ignore[union-attr]
+                seconds=item.execution_time,
+                error=None if item.status == RunStatus.Success else _as_error(str(item.message)),
+            )
+            for item in result
+        ]
+        ran = {item.model for item in found}
+        if ran != expected:
+            raise NothingSelected(
+                f"dbt run {' '.join(arguments[:2])} ran {sorted(ran) or 'no model'}, not {sorted(expected)}",
+                hint="check the models' tags, and whether one is disabled; nothing was marked as done",
+            )
+        return found
+
+    def _invoke(self, arguments: list[str], *, own_target: bool) -> Sequence[RunResult]:
+        project = self._settings.project_dir
+        flags = ["--project-dir", str(project), "--profiles-dir", str(project), "--log-level", "none"]
+        flags += ["--log-level-file", "none", "--no-use-colors", "--no-version-check"]
+        if own_target:
+            # Two processes writing one target folder would overwrite each other's artifacts.
+            scratch = self._settings.state_dir / "dbt" / str(os.getpid())
+            flags += ["--target-path", str(scratch), "--log-path", str(scratch), "--no-write-json"]
+            self._manifest = self._manifest or DbtManifest.from_msgpack(manifest_path(project).read_bytes())
+        with _undisturbed():
+            done = dbtRunner(manifest=self._manifest if own_target else None).invoke([*arguments, *flags])
+        if done.exception is not None:
+            raise _as_error(str(done.exception)) from done.exception
+        return list(done.result.results) if isinstance(done.result, RunExecutionResult) else []
+
+
+def _as_error(message: str) -> LakewardError:
+    """What a model's failure means for its files; the text is dbt's, made one line."""
+    line = _told(message)
+    if is_conflict(message):
+        return WriterConflict(line)
+    if _MEMORY.search(message):
+        return MemoryExceeded(line, hint="raise memory_limit, or lower batch_max_bytes")
+    if _STORE.search(message):
+        return LandingError(line)
+    if _DATA.search(message):
+        return DataError(line)
+    return TransformError(line)
+
+
+def _told(message: str) -> str:
+    """dbt's line that names the model, then the words behind it, up to SQL excerpts and macro stacks."""
+    lines = []
+    for line in message.strip().splitlines():
+        if line.strip().startswith(("LINE ", "> in macro", "> called by", "compiled code at")):
+            break
+        lines.append(line.strip())
+    return " ".join(line for line in lines if line)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """dbt's runner changes the working directory."""
+    before = Path.cwd()
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def _close_connection() -> None:
+    """dbt keeps its connection for the life of the process; ours ends with the Transform."""
+    environment = DuckDBConnectionManager._ENV
+    if environment is not None:
+        environment.close()
+        DuckDBConnectionManager._ENV = None
