@@ -1,0 +1,223 @@
+"""The contract of the command line: words, JSON, exit codes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from lakeward.check import check
+from lakeward.errors import LakeError
+from tests.conftest import MODEL, REPOSITORY, ScratchLake, run_program
+
+
+def test_run_twice_from_the_root_and_from_orchestration(shop: ScratchLake) -> None:
+    first = shop.cli("run")
+    assert "fed " in first.stdout
+    assert "built fct_sales" in first.stdout
+    second = subprocess.run(
+        [str(Path(sys.executable).parent / "lakeward"), "run"],
+        cwd=shop.project_dir, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "nothing pending in 9 streams" in second.stdout
+    assert "nothing to build" in second.stdout
+
+    status = json.loads(shop.cli("status", "--json").stdout)
+    by_name = {row["stream"]: row for row in status["streams"]}
+    assert len(by_name) == 9
+    orders = by_name["shopify/orders"]
+    assert orders["pending_files"] == 0
+    assert orders["rows"] == shop.query("select count(*) from int_shopify__orders")[0][0]
+
+    rows = json.loads(shop.cli("sql", "--json", "select order_id, net_sales from fct_sales limit 2").stdout)
+    assert len(rows) == 2
+    assert set(rows[0]) == {"order_id", "net_sales"}
+
+
+def test_build_runs_only_marts_whose_upstreams_changed(shop: ScratchLake) -> None:
+    shop.cli("run")
+    sample = str(REPOSITORY / "samples/shop.py")
+    run_program("python", sample, "--out", str(shop.landing), "--days", "7", cwd=shop.root)
+    shop.cli("feed", "shopify/customers")
+    assert "nothing to build" in shop.cli("build").stdout
+    shop.cli("feed", "shopify/orders")
+    assert "built fct_sales (int_shopify__orders changed)" in shop.cli("build").stdout
+    assert "nothing to build" in shop.cli("build").stdout
+
+
+def test_a_mart_that_fails_is_red_until_it_builds(lake: ScratchLake) -> None:
+    lake.add_stream("shop/items")
+    lake.write("dag/enriched/fct_items.sql", "{{ config(tags=['enriched'], materialized='table') }}\n"
+               "select item_id, nothing from {{ ref('int_shop__items') }}")  # fmt: skip
+    lake.land("shop/items", 1, "a.parquet", range(3))
+    assert lake.cli("run", check=False).returncode == 1
+    status = lake.cli("status", check=False)
+    assert status.returncode == 1
+    assert "fct_items: its last build failed" in status.stdout
+    lake.write("dag/enriched/fct_items.sql", "{{ config(tags=['enriched'], materialized='table') }}\n"
+               "select item_id from {{ ref('int_shop__items') }}")  # fmt: skip
+    lake.cli("run")
+    assert lake.cli("status").returncode == 0
+
+
+def test_status_is_red_when_a_stream_is_over_its_target_lag(lake: ScratchLake) -> None:
+    lake.add_stream("shop/items", config={"target_lag": "1h"})
+    lake.land("shop/items", 1, "a.parquet", range(3))
+    lake.feed()
+    done = lake.cli("status", check=False)
+    assert done.returncode == 1
+    assert "target_lag is 1h 0m" in done.stdout
+
+
+def test_status_names_the_columns_that_differ_from_the_table(lake: ScratchLake) -> None:
+    lake.add_stream("shop/items")
+    lake.land("shop/items", 1, "a.parquet", range(3))
+    lake.feed()
+    lake.add_stream("shop/items", model=MODEL.replace("as word", "as term"))
+    lake.dbt("parse")
+    said = lake.cli("status").stdout
+    assert "+ term, - word" in said
+    assert "dbt run --full-refresh -s int_shop__items" in said
+
+
+def test_status_works_before_anything_was_ever_fed_and_creates_nothing(embedded_lake: ScratchLake) -> None:
+    embedded_lake.add_stream("shop/items")
+    embedded_lake.land("shop/items", 1, "a.parquet", range(3))
+    status = json.loads(embedded_lake.cli("status", "--json").stdout)
+    assert status["streams"][0]["pending_files"] == 1
+    assert sorted(path.name for path in (embedded_lake.root / ".lake").iterdir()) == ["landing"]
+
+
+def test_commands_with_nothing_to_do_do_not_import_dbt(lake: ScratchLake) -> None:
+    lake.add_stream("shop/items")
+    lake.land("shop/items", 1, "a.parquet", range(3))
+    lake.feed()
+    probe = (
+        "import sys; from lakeward.cli import app\n"
+        "try: app()\nexcept SystemExit: pass\n"
+        "assert not [name for name in sys.modules if name == 'dbt' or name.startswith('dbt.')]"
+    )
+    for command in (["status"], ["feed"], ["files", "shop/items"]):
+        subprocess.run(
+            [sys.executable, "-c", probe, *command], cwd=lake.root, check=True, capture_output=True
+        )
+
+
+def test_check_passes_on_the_shipped_lake_without_data_or_server(shop: ScratchLake) -> None:
+    import shutil
+
+    shutil.rmtree(shop.root / ".lake")
+    done = shop.cli("check")
+    assert "9 streams checked: 0 errors, 0 warnings" in done.stdout
+    assert not (shop.root / ".lake" / "catalog").exists()
+
+
+PROCESSED = "dag/processed/shop/int_shop__b.sql"
+B = MODEL.replace("SOURCE__STREAM", "shop__b")
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "text"),
+    [
+        ("stream_has_model", "dag/streams/shop/extra.json", "{}"),
+        ("stream_file", "dag/streams/shop/items.json", '{"cursor_feild": ["x"]}'),
+        ("macros_current", "macros/lakeward.sql", "-- mine"),
+        ("stream_exists", PROCESSED, MODEL.replace("SOURCE__STREAM", "shop__c")),
+        ("one_stream_tag", PROCESSED, MODEL.replace(", 'SOURCE__STREAM'", "")),
+        ("has_key", PROCESSED, B.replace("    unique_key='item_id',\n", "")),
+        ("guardable", PROCESSED, B.replace("delete+insert", "merge")),
+        ("is_incremental", PROCESSED, B.replace("incremental'", "table'", 1)),
+        ("reads_files", PROCESSED, "{{ config(tags=['shop__b'], unique_key='a') }} select 1 as a"),
+        ("name_and_folder", "dag/processed/shop/items_again.sql", B),
+        ("enriched_tag", "dag/enriched/fct_a.sql", "select 1 as a"),
+        ("project_parses", "dag/enriched/fct_a.sql", "select {{ nothing("),
+    ],
+)
+def test_check_finds(embedded_lake: ScratchLake, rule: str, path: str, text: str) -> None:
+    lake = embedded_lake
+    lake.add_stream("shop/items")
+    lake.add_stream("shop/b")
+    lake.project()
+    lake.write(path, text)
+    project = lake.project()
+    found = check(lake.project_dir, project.manifest, project.parse_error)
+    assert rule in [finding.rule for finding in found], found
+    assert all(part for finding in found for part in asdict(finding).values())
+
+
+def test_check_exits_2_and_says_what_where_why_and_the_remedy(embedded_lake: ScratchLake) -> None:
+    embedded_lake.add_stream("shop/items", model=MODEL.replace("    unique_key='item_id',\n", ""))
+    done = embedded_lake.cli("check", check=False)
+    assert done.returncode == 2
+    assert "int_shop__items.sql: has no unique_key  [has_key, error]" in done.stdout
+    assert "why: " in done.stdout
+    assert "remedy: " in done.stdout
+    (finding,) = json.loads(embedded_lake.cli("check", "--json", check=False).stdout)["findings"]
+    assert finding["rule"] == "has_key"
+
+
+def test_a_project_that_does_not_parse_keeps_feeding_on_the_last_good_manifest(lake: ScratchLake) -> None:
+    lake.add_stream("shop/items")
+    lake.land("shop/items", 1, "a.parquet", range(3))
+    lake.feed()
+    lake.land("shop/items", 2, "b.parquet", range(3, 6))
+    lake.write(
+        "dag/enriched/fct_broken.sql", "{{ config(tags=['enriched']) }} select * from {{ ref('nobody') }}"
+    )
+    done = lake.cli("feed", check=False)
+    assert done.returncode == 1
+    assert "fct_broken" in done.stderr
+    assert len(lake.table("int_shop__items")) == 6
+
+
+def test_mistakes_of_the_user_exit_2_and_say_what_to_do(lake: ScratchLake) -> None:
+    lake.add_stream("shop/items")
+    lake.land("shop/items", 1, "a.parquet", range(3))
+    lake.feed()
+    for arguments, said in (
+        (["feed", "shop/itmes"], 'no stream "shop/itmes"'),
+        (["sql", "select nothing"], "nothing"),
+        (["quarantine", "retry", "shop/items"], "nothing to retry"),
+        (["feed", "--no-such-flag"], "No such option"),
+    ):
+        done = lake.cli(*arguments, check=False)
+        assert done.returncode == 2, arguments
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_feed_watch_loads_what_lands_while_it_runs_and_stops_cleanly(lake: ScratchLake) -> None:
+    lake.add_stream("shop/items")
+    lake.land("shop/items", 1, "a.parquet", range(3))
+    watching = subprocess.Popen(
+        [str(Path(sys.executable).parent / "lakeward"), "feed", "--watch"],
+        cwd=lake.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        _wait_for_rows(lake, 3)
+        lake.land("shop/items", 2, "b.parquet", range(3, 8))
+        _wait_for_rows(lake, 8)
+    finally:
+        watching.send_signal(signal.SIGINT)
+        _, said = watching.communicate(timeout=30)
+    assert watching.returncode == 130
+    assert "interrupted" in said
+    assert "Traceback" not in said
+
+
+def _wait_for_rows(lake: ScratchLake, rows: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            if len(lake.table("int_shop__items")) == rows:
+                return
+        except (LakeError, AssertionError):
+            pass  # not there yet
+        time.sleep(0.5)
+    pytest.fail(f"int_shop__items did not reach {rows} rows")

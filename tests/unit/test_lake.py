@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from lakeward.errors import LakewardError, WriterConflict
+from lakeward.lake import _extension_path, is_conflict
+from lakeward.sql import escape_glob, quote_identifier, quote_literal
+
+
+@pytest.mark.parametrize("name", ["ducklake", "postgres_scanner", "httpfs"])
+def test_extensions_load_from_their_wheels_with_duckdbs_signature_checked(name: str, tmp_path: Path) -> None:
+    with duckdb.connect() as con:
+        assert con.execute("select current_setting('allow_unsigned_extensions')").fetchall() == [(False,)]
+        con.execute(f"load '{_extension_path(name)}'")
+        forged = tmp_path / f"{name}.duckdb_extension"
+        sound = bytearray(Path(_extension_path(name)).read_bytes())
+        sound[1000] ^= 1
+        forged.write_bytes(sound)
+    with duckdb.connect() as con, pytest.raises(duckdb.IOException, match="signature"):
+        con.execute(f"load '{forged}'")
+
+
+def test_duckdb_reads_escaped_names_as_themselves(tmp_path: Path) -> None:
+    with duckdb.connect() as con:
+        for name in ("a*b.parquet", "a[1].parquet", "what?.parquet", "it's.parquet", "sp ace.parquet"):
+            path = f"{tmp_path}/{name}"
+            con.execute(f"copy (select 1 as a) to {quote_literal(path)} (format parquet)")
+            read = f"select filename from read_parquet([{quote_literal(escape_glob(path))}], filename=true)"
+            assert con.execute(read).fetchall() == [(path,)]
+
+
+def test_identifiers_are_quoted() -> None:
+    assert quote_identifier('we"ird') == '"we""ird"'
+
+
+def test_errors_keep_their_hint_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(WriterConflict("lost", hint="again", stream="shop/orders")))
+    assert isinstance(error, WriterConflict)
+    assert (error.message, error.hint, error.context) == ("lost", "again", {"stream": "shop/orders"})
+    assert error.transient
+    assert isinstance(error, LakewardError)
+
+
+def test_both_ways_of_losing_a_race_are_recognised() -> None:
+    assert is_conflict('Transaction conflict - attempting to insert into table with index "13"')
+    assert is_conflict("Invalid Input Error: lakeward: fence moved: another writer was faster")
+    assert not is_conflict("Conversion Error: Could not convert string")

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lakeward.errors import ConfigError
+from lakeward.settings import find_project, load_settings
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "orchestration"
+    (folder / "dag").mkdir(parents=True)
+    (folder / "dbt_project.yml").touch()
+    return folder
+
+
+def test_everything_has_a_default_below_the_lakes_root(project: Path) -> None:
+    settings = load_settings(project, {})
+    assert settings.landing_url == str(project.parent / ".lake" / "landing")
+    assert settings.data_url == str(project.parent / ".lake" / "data")
+    assert settings.catalog_url is None
+
+
+def test_the_environment_overrides_the_file(project: Path) -> None:
+    (project / "lakeward.toml").write_text('landing_url = "here"\nlookback_days = 7\n')
+    settings = load_settings(project, {"LAKEWARD_LANDING_URL": "s3://bucket/zone/"})
+    assert settings.landing_url == "s3://bucket/zone"
+    assert settings.lookback_days == 7
+
+
+def test_an_unknown_key_names_the_nearest_and_lists_the_known(project: Path) -> None:
+    (project / "lakeward.toml").write_text("lookback_day = 7\n")
+    with pytest.raises(ConfigError, match='did you mean "lookback_days"') as caught:
+        load_settings(project, {})
+    assert "batch_max_bytes" in str(caught.value)
+    assert "lakeward.toml" in str(caught.value)
+
+
+def test_an_unknown_variable_says_that_it_is_one(project: Path) -> None:
+    with pytest.raises(ConfigError, match="LAKEWARD_LOOKBACK_DAY"):
+        load_settings(project, {"LAKEWARD_LOOKBACK_DAY": "7"})
+
+
+def test_a_wrong_type_names_the_key(project: Path) -> None:
+    with pytest.raises(ConfigError, match="lookback_days"):
+        load_settings(project, {"LAKEWARD_LOOKBACK_DAYS": "soon"})
+
+
+@pytest.mark.parametrize(
+    ("landing", "data"),
+    [
+        ("s3://b/raw", "s3://b/raw"),
+        ("s3://b/raw", "s3://b/raw/lake"),
+        ("s3://b/lake/raw/", "s3://b/lake"),
+        (".lake/data/landing", ".lake/data"),
+        ("a", "b/../a/x"),
+    ],
+)
+def test_landing_zone_and_data_path_may_not_contain_one_another(
+    project: Path, landing: str, data: str
+) -> None:
+    with pytest.raises(ConfigError, match="contain one another"):
+        load_settings(project, {"LAKEWARD_LANDING_URL": landing, "LAKEWARD_DATA_URL": data})
+
+
+def test_prefixes_that_only_look_alike_are_fine(project: Path) -> None:
+    load_settings(project, {"LAKEWARD_LANDING_URL": "s3://b/raw", "LAKEWARD_DATA_URL": "s3://b/raw2"})
+
+
+def test_secrets_do_not_show(project: Path) -> None:
+    settings = load_settings(
+        project,
+        {"AWS_SECRET_ACCESS_KEY": "hush", "LAKEWARD_CATALOG_URL": "postgresql://u:hush@h/d"},
+    )
+    assert "hush" not in repr(settings)
+
+
+def test_the_project_is_found_from_the_root_and_from_inside(project: Path) -> None:
+    for start in (project.parent, project, project / "dag"):
+        assert find_project(start) == project
+
+
+def test_no_project_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no lake found"):
+        find_project(tmp_path)
