@@ -1,0 +1,259 @@
+"""lakeward against one raw DuckDB statement and against the seed's way: `python benchmarks/run.py --help`.
+
+Prints a table and writes benchmarks/results/{size}.json. benchmarks/README.md says how to read them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # run as a file, not as a module
+
+from benchmarks.lakes import BIN, TABLE, Lake, fresh_lake, lakeward_project, model_as_sql, seed_project
+from benchmarks.measure import Usage, measure
+from benchmarks.seed import BATCH
+from benchmarks.table import Round, bar, lines, summarise
+from samples.shop import land, land_orders_bulk
+
+_HERE = Path(__file__).parent
+_RESULTS = _HERE / "results"
+_LIMIT, _SEED, _LAKEWARD = "LIMIT", "SEED", "lakeward"
+_BARE, _STATUS, _NO_OP = "bare attach", "status", "feed, nothing to do"
+_CHECK = f"""
+select count(*), sum(order_id), sum(gross_sales), bit_xor(hash(order_id, order_date, gross_sales, discounts))
+from {TABLE}"""
+# Runs a command as its console script does, then fails if dbt was imported on the way.
+_WITHOUT_DBT = """
+import sys
+from lakeward.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+found = sorted(name for name in sys.modules if name.partition(".")[0] in ("dbt", "dagster"))
+sys.exit(f"imported {found[:3]}" if found else 0)
+"""
+
+
+@dataclass(frozen=True)
+class Size:
+    name: str
+    files: int
+    rows: int
+    rounds: int
+    seed_rounds: int
+    bars: tuple[tuple[str, float], ...] = ()  # of lakeward's ratios to LIMIT
+
+
+_SIZES = {
+    "quick": Size("quick", 20, 2_000, 2, 1),
+    "S": Size("S", 100, 10_000, 5, 5, (("wall", 3.0),)),
+    "M": Size("M", 400, 25_000, 3, 1, (("cpu", 1.6),)),
+}
+
+
+def main() -> None:
+    options = _options()
+    if options.table:
+        for path in sorted(_RESULTS.glob("*.json")):
+            _show(json.loads(path.read_text()))
+        return
+    with ExitStack() as stack:
+        scratch = options.dir
+        if scratch is None:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lakeward-bench-")))
+            scratch.chmod(0o755)  # the embedded catalog of a root user runs as `nobody`
+        projects = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=scratch)))
+        projects.chmod(0o755)
+        ours, seeds = lakeward_project(projects), seed_project(projects)
+        for name in options.parts:
+            if name.endswith("commands"):
+                _save(name, commands(ours, scratch, rounds=3 if options.quick else 7))
+            else:
+                _save(name, feeds(_SIZES[name], ours, seeds, scratch, options))
+
+
+def feeds(size: Size, ours: Path, seeds: Path, scratch: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Load the whole backlog, each time a new process on a fresh lake whose catalog server already runs."""
+    landing = scratch / f"landing-{size.name}"
+    landing.mkdir(exist_ok=True)
+    _say(f"{size.name}: landing {size.files} files of {size.rows:,} orders")
+    land_orders_bulk(landing, files=size.files, rows_per_file=size.rows)
+    found = sorted(landing.glob("raw/**/*.parquet"))
+    files = [str(path) for path in found]
+    listing = scratch / f"files-{size.name}.json"
+    listing.write_text(json.dumps(files))
+    contenders: dict[str, tuple[Path, Callable[[Lake], Usage]]] = {
+        _LIMIT: (seeds, lambda lake: _limit(lake, files)),
+        _LAKEWARD: (ours, _feed),
+        _SEED: (seeds, lambda lake: _seed(lake, listing)),
+    }
+    seed_rounds = 0 if options.skip_seed_at_m and size.name == "M" else size.seed_rounds
+    before, batches, checks = os.getloadavg()[0], [], set()
+    rounds: list[Round] = []
+    for number in range(options.rounds or size.rounds):
+        one: dict[str, Usage] = {}
+        for name in _rotated([name for name in contenders if name != _SEED or number < seed_rounds], number):
+            project, run = contenders[name]
+            with fresh_lake(project, landing, scratch) as lake:
+                one[name] = run(lake)
+                checks.add(lake.con.execute(_CHECK).fetchall()[0])
+                if name == _LAKEWARD:
+                    batches = lake.con.execute(
+                        "select count(*), sum(rows)::bigint from lakehouse.meta.feeder_files "
+                        "where status = 'applied' group by batch_id order by min(logged_at)"
+                    ).fetchall()
+            _say(f"{size.name} round {number + 1}: {name} {one[name].wall:.2f} s")
+            if len(checks) > 1:
+                sys.exit(f"{name} loaded something else: {checks}")
+        rounds.append({name: one[name] for name in contenders if name in one})
+    (count, *_), rows = next(iter(checks)), size.files * size.rows
+    bytes_ = sum(path.stat().st_size for path in found)
+    contents = "count, sums and hashes of all runs agree"
+    notes = [
+        f"{rows:,} rows in {size.files} files, {bytes_ / 1e6:,.0f} MB, become {count:,} orders; {contents}",
+        f"files per batch: {_LAKEWARD} {', '.join(str(files) for files, _ in batches)}; {_SEED} {BATCH}",
+    ]
+    if seed_rounds < len(rounds):
+        notes.append(f"{_SEED} is slow: run {seed_rounds} of {len(rounds)} times")
+    saved = summarise(rounds, _LIMIT)
+    return _result(f"feed {size.name}", _LIMIT, rounds, saved, before, notes) | {
+        "bars": [bar(saved, _LAKEWARD, what, limit) for what, limit in size.bars],
+        "batches": [{"files": files, "rows": rows} for files, rows in batches],
+        "check": [str(value) for value in next(iter(checks))],
+    }
+
+
+def commands(ours: Path, scratch: Path, *, rounds: int) -> dict[str, Any]:
+    """The two commands a person or a timer repeats, on the fed sample shop, its catalog server running."""
+    landing = scratch / "landing-demo"
+    _say("commands: landing and feeding the sample shop")
+    landed = land(landing, days=21)
+    with fresh_lake(ours, landing, scratch) as lake:
+        _lakeward(lake, "run")
+        for words in (["status"], ["feed"]):
+            command = [sys.executable, "-c", _WITHOUT_DBT, *words]
+            measure(command, cwd=lake.root, env=lake.env)
+        contenders: dict[str, Callable[[], Usage]] = {
+            _BARE: lambda: _raw(lake, "select 1"),
+            _STATUS: lambda: _lakeward(lake, "status", may_exit=(0, 1)),  # 1: a stream is late
+            _NO_OP: lambda: _lakeward(lake, "feed"),
+        }
+        before, measured = os.getloadavg()[0], []
+        for number in range(rounds):
+            one = {name: contenders[name]() for name in _rotated(list(contenders), number)}
+            measured.append({name: one[name] for name in contenders})
+    notes = [
+        f"{len(landed)} streams fed, {sum(stream.files + stream.skipped for stream in landed)} landed files; "
+        "neither command imports dbt"
+    ]
+    saved = summarise(measured, _BARE)
+    return _result("small commands", _BARE, measured, saved, before, notes) | {
+        "bars": [bar(saved, _STATUS, "wall", 2.0), bar(saved, _NO_OP, "wall", 3.0)]
+    }
+
+
+def _limit(lake: Lake, files: list[str]) -> Usage:
+    return _raw(lake, f"create table {TABLE} as {model_as_sql(files)}")
+
+
+def _raw(lake: Lake, statement: str) -> Usage:
+    command = [sys.executable, str(_HERE / "raw.py"), str(lake.attach), statement]
+    return measure(command, cwd=lake.root, env=lake.env)
+
+
+def _seed(lake: Lake, listing: Path) -> Usage:
+    command = [sys.executable, str(_HERE / "seed.py"), str(lake.attach), str(lake.project), str(listing)]
+    env = lake.env | {"BENCH_ATTACH": str(lake.attach), "PYTHONPATH": str(_HERE)}
+    return measure(command, cwd=lake.root, env=env)
+
+
+def _feed(lake: Lake) -> Usage:
+    return _lakeward(lake, "feed", "shopify/orders")
+
+
+def _lakeward(lake: Lake, *words: str, may_exit: tuple[int, ...] = (0,)) -> Usage:
+    return measure([str(BIN / "lakeward"), *words], cwd=lake.root, env=lake.env, may_exit=may_exit)
+
+
+def _rotated(names: list[str], by: int) -> list[str]:
+    """Nobody is always first, and nobody always runs behind the same neighbour's leftovers."""
+    return names[by % len(names) :] + names[: by % len(names)]
+
+
+def _result(
+    title: str, base: str, rounds: Sequence[Round], saved: Mapping[str, Any], before: float, notes: list[str]
+) -> dict[str, Any]:
+    packages = "duckdb", "dbt-core", "dbt-duckdb", "lakeward"
+    return {
+        "title": title,
+        "at": datetime.now(UTC).isoformat(timespec="minutes"),
+        "machine": {
+            "cores": os.cpu_count(),
+            "load": [round(before, 2), round(os.getloadavg()[0], 2)],
+            "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+            "commit": _commit(),
+        },
+        "notes": notes,
+        "base": base,
+        "contenders": saved,
+        "rounds": [{name: asdict(usage) for name, usage in one.items()} for one in rounds],
+    }
+
+
+def _commit() -> str | None:
+    git = shutil.which("git")
+    command = [git or "git", "-C", str(_HERE), "describe", "--always", "--dirty"]
+    return None if git is None else subprocess.run(
+        command, capture_output=True, text=True, check=False
+    ).stdout.strip()  # fmt: skip
+
+
+def _save(name: str, result: dict[str, Any]) -> None:
+    _RESULTS.mkdir(exist_ok=True)
+    (_RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    _show(result)
+
+
+def _show(result: Mapping[str, Any]) -> None:
+    print("\n".join(lines(result)), end="\n\n", flush=True)
+
+
+def _say(progress: str) -> None:
+    print(progress, file=sys.stderr, flush=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--quick", action="store_true", help="a minute: is the harness sound? Not for quoting"
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=["S", "M", "commands"], help="parts to run; default: all three"
+    )
+    parser.add_argument("--rounds", type=int, help="of the feeds; default: 5 at S, 3 at M")
+    parser.add_argument("--skip-seed-at-m", action="store_true", help="it takes minutes and runs only once")
+    parser.add_argument("--dir", type=Path, help="scratch folder; landed files in it are kept and used again")
+    parser.add_argument("--table", action="store_true", help="print the saved results again")
+    options = parser.parse_args()
+    parts = options.only or ["S", "M", "commands"]
+    options.parts = ["quick", "quick-commands"] if options.quick else parts
+    return options
+
+
+if __name__ == "__main__":
+    main()
