@@ -25,6 +25,7 @@ lint: install ## Ruff, mypy strict, the import contract
 
 install: $(UV)
 	@$(UV) sync --locked --quiet --compile-bytecode
+	@.venv/bin/python -m compileall -q src
 
 fmt: install ## Format the code
 	.venv/bin/ruff format

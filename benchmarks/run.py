@@ -26,12 +26,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # run as a file, not as a
 from benchmarks.lakes import BIN, TABLE, Lake, fresh_lake, lakeward_project, model_as_sql, seed_project
 from benchmarks.measure import Usage, measure
 from benchmarks.seed import BATCH
-from benchmarks.table import Round, bar, lines, summarise
+from benchmarks.table import Round, bar, bar_in_seconds, lines, summarise
 from samples.shop import land, land_orders_bulk
 
 _HERE = Path(__file__).parent
 _RESULTS = _HERE / "results"
 _LIMIT, _SEED, _LAKEWARD = "LIMIT", "SEED", "lakeward"
+_PARTS = ["S", "M", "commands", "demo"]
+_DEMO, _AGAIN = "make demo", "make demo, again"
 _BARE, _STATUS, _NO_OP = "bare attach", "status", "feed, nothing to do"
 _CHECK = f"""
 select count(*), sum(order_id), sum(gross_sales), bit_xor(hash(order_id, order_date, gross_sales, discounts))
@@ -83,6 +85,8 @@ def main() -> None:
         for name in options.parts:
             if name.endswith("commands"):
                 _save(name, commands(ours, scratch, rounds=3 if options.quick else 7))
+            elif name == "demo":
+                _save(name, demo(projects, rounds=3))
             else:
                 _save(name, feeds(_SIZES[name], ours, seeds, scratch, options))
 
@@ -132,7 +136,7 @@ def feeds(size: Size, ours: Path, seeds: Path, scratch: Path, options: argparse.
         notes.append(f"{_SEED} is slow: run {seed_rounds} of {len(rounds)} times")
     saved = summarise(rounds, _LIMIT)
     return _result(f"feed {size.name}", _LIMIT, rounds, saved, before, notes) | {
-        "bars": [bar(saved, _LAKEWARD, what, limit) for what, limit in size.bars],
+        "bars": [bar(saved, _LAKEWARD, what, limit, _LIMIT) for what, limit in size.bars],
         "batches": [{"files": files, "rows": rows} for files, rows in batches],
         "check": [str(value) for value in next(iter(checks))],
     }
@@ -163,7 +167,27 @@ def commands(ours: Path, scratch: Path, *, rounds: int) -> dict[str, Any]:
     ]
     saved = summarise(measured, _BARE)
     return _result("small commands", _BARE, measured, saved, before, notes) | {
-        "bars": [bar(saved, _STATUS, "wall", 2.0), bar(saved, _NO_OP, "wall", 3.0)]
+        "bars": [bar(saved, _STATUS, "wall", 2.0, _BARE), bar(saved, _NO_OP, "wall", 3.0, _BARE)]
+    }
+
+
+def demo(scratch: Path, *, rounds: int) -> dict[str, Any]:
+    """`make demo` in a clone of HEAD that is installed already: on no lake at all, and once more."""
+    clone = scratch / "clone"
+    subprocess.run(["git", "clone", "--quiet", str(_HERE.parent), str(clone)], check=True)
+    command, env = ["make", "demo"], dict(os.environ)
+    _say("demo: installing")
+    measure(["make", "install"], cwd=clone, env=env)
+    before, measured = os.getloadavg()[0], []
+    for number in range(rounds):
+        for left in (clone / ".lake", clone / "orchestration" / "target"):
+            shutil.rmtree(left, ignore_errors=True)
+        measured.append({name: measure(command, cwd=clone, env=env) for name in (_DEMO, _AGAIN)})
+        _say(f"demo round {number + 1}: {measured[-1][_DEMO].wall:.1f} s")
+    saved = summarise(measured, _DEMO)
+    notes = ["after `make install`: what is left of its install part takes about a second"]
+    return _result("make demo", _DEMO, measured, saved, before, notes) | {
+        "bars": [bar_in_seconds(saved, _DEMO, 40)]
     }
 
 
@@ -242,15 +266,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="a minute: is the harness sound? Not for quoting"
     )
-    parser.add_argument(
-        "--only", nargs="+", choices=["S", "M", "commands"], help="parts to run; default: all three"
-    )
+    parser.add_argument("--only", nargs="+", choices=_PARTS, help="parts to run; default: all")
     parser.add_argument("--rounds", type=int, help="of the feeds; default: 5 at S, 3 at M")
     parser.add_argument("--skip-seed-at-m", action="store_true", help="it takes minutes and runs only once")
     parser.add_argument("--dir", type=Path, help="scratch folder; landed files in it are kept and used again")
     parser.add_argument("--table", action="store_true", help="print the saved results again")
     options = parser.parse_args()
-    parts = options.only or ["S", "M", "commands"]
+    parts = options.only or _PARTS
     options.parts = ["quick", "quick-commands"] if options.quick else parts
     return options
 

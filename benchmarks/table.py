@@ -35,11 +35,19 @@ def _contender(name: str, rounds: Sequence[Round], base: str) -> dict[str, Any]:
     }
 
 
-def bar(saved: Mapping[str, Any], contender: str, measure: str, limit: float) -> dict[str, Any]:
-    """A limit for one ratio; missing it is printed, it fails nothing."""
-    ratio = saved[contender]["ratio"][measure]
+def bar(saved: Mapping[str, Any], contender: str, measure: str, limit: float, base: str) -> dict[str, Any]:
+    """A limit for one ratio to `base`; missing it is printed, it fails nothing."""
+    return _bar(contender, measure, limit, f"x {base}", saved[contender]["ratio"][measure])
+
+
+def bar_in_seconds(saved: Mapping[str, Any], contender: str, limit: float) -> dict[str, Any]:
+    return _bar(contender, "wall", limit, "s", saved[contender]["median"]["wall"])
+
+
+def _bar(contender: str, measure: str, limit: float, unit: str, found: float) -> dict[str, Any]:
     return {
-        "contender": contender, "measure": measure, "limit": limit, "ratio": ratio, "met": ratio <= limit,
+        "contender": contender, "measure": measure, "limit": limit, "unit": unit, "found": found,
+        "met": found <= limit,
     }  # fmt: skip
 
 
@@ -67,7 +75,7 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     for limit in result["bars"]:
         verdict = "met" if limit["met"] else "MISSED"
         text.append(
-            f"  bar: {limit['contender']} <= {limit['limit']} x {result['base']} {limit['measure']}: "
-            f"{limit['ratio']:.2f}, {verdict}"
+            f"  bar: {limit['contender']} <= {limit['limit']} {limit['unit']} {limit['measure']}: "
+            f"{limit['found']:.2f}, {verdict}"
         )
     return text

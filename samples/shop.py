@@ -68,16 +68,15 @@ def land(
     *,
     seed: int = 7,
     start: date = START,
-    days: int = 21,
+    days: int = 14,
     orders_per_day: int = 60,
     rows_per_file: int = 50_000,
     streams: Iterable[str] | None = None,
 ) -> list[Landed]:
     """Write the first `days` days of the shop below `out`: a sync per day and stream that changed.
 
-    `streams` are names as in STREAMS; all by default. Every day is computed again, so a repeated call costs
-    nearly what the first one did, but existing files are not touched. Only `days` may differ between calls
-    for one `out`; nothing checks that.
+    `streams` are names as in STREAMS; all by default. A sync whose files exist is not made again. Only `days`
+    may differ between calls for one `out`; nothing checks that.
     """
     wanted = list(STREAMS) if streams is None else list(streams)
     if unknown := set(wanted) - set(STREAMS):
@@ -90,6 +89,10 @@ def land(
             for offset, (stream, macro) in enumerate(STREAMS.items()):
                 if stream not in landed:
                     continue
+                synced = _midnight(start, day) + _SYNC_AT + timedelta(seconds=7 * offset)
+                if known := _files(out, stream, synced):
+                    landed[stream] += Landed(stream, skipped=known)
+                    continue
                 rows = f"{macro}({day})"
                 if stream == "shopify/orders":
                     con.execute(f"create or replace temp table states as from changed_orders({day})")
@@ -97,11 +100,10 @@ def land(
                     if day >= _NEW_COLUMN_FROM:
                         po_number = "if(id % 9 = 0, concat('PO-', id % 99991), null) as po_number"
                         rows = f"(select *, {po_number} from {rows})"
-                synced = _midnight(start, day) + _SYNC_AT + timedelta(seconds=7 * offset)
                 landed[stream] += _sync(con, out, stream, rows, synced, rows_per_file)
-            if day == _LATE_ON and "shopify/orders" in landed:
+            synced = _midnight(start, _LATE_OF) + _SYNC_AT - timedelta(minutes=5)
+            if day == _LATE_ON and "shopify/orders" in landed and not _files(out, "shopify/orders", synced):
                 con.execute(f"create or replace temp table states as from late_orders({_LATE_OF})")
-                synced = _midnight(start, _LATE_OF) + _SYNC_AT - timedelta(minutes=5)
                 landed["shopify/orders"] += _sync(
                     con, out, "shopify/orders", "order_rows('states')", synced, rows_per_file
                 )
@@ -163,11 +165,8 @@ def _sync(
     con.execute(f"create or replace temp table sync_rows as from {rows} order by _at, id")
     (count,) = con.execute("select count(*) from sync_rows").fetchall()[0]
     landed = Landed(stream)
-    for part in range(-(-count // rows_per_file)):
+    for part in reversed(range(-(-count // rows_per_file))):  # where part 0 is, all of them are
         path = _path(out, stream, synced.date(), part, synced)
-        if path.exists():
-            landed += Landed(stream, skipped=1)
-            continue
         first = part * rows_per_file
         con.execute(
             f"create or replace temp view sync as "
@@ -175,6 +174,12 @@ def _sync(
         )
         landed += _write(con, path, stream, synced + timedelta(seconds=part))
     return landed
+
+
+def _files(out: Path, stream: str, synced: datetime) -> int:
+    """How many files of that sync have landed; 0 also when it was interrupted."""
+    first = _path(out, stream, synced.date(), 0, synced)
+    return len(list(first.parent.glob(f"part_*_{_millis(synced)}.parquet"))) if first.exists() else 0
 
 
 def _write(con: duckdb.DuckDBPyConnection, path: Path, stream: str, synced: datetime) -> Landed:
@@ -205,7 +210,7 @@ def _millis(moment: datetime) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Land a made-up shop: Shopify and Klaviyo over some weeks.")
     parser.add_argument("--out", type=Path, default=Path(".lake/landing"), help="the landing zone's root")
-    parser.add_argument("--days", type=int, default=21, help="how many days the shop lives")
+    parser.add_argument("--days", type=int, default=14, help="how many days the shop lives")
     parser.add_argument(
         "--until-day", type=int, metavar="K", help="land the first K days; call again for more"
     )

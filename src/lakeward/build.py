@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lakeward.meta import META, Table, tables
+from lakeward.meta import META, Relation, relations
 from lakeward.settings import LAKE
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class _Record:
 
 
 def plan_build(manifest: Manifest, lake: Lake) -> list[Mart]:
-    """Every enriched model, upstream first. Read-only, four queries for any number of marts.
+    """Every enriched model, upstream first. Read-only, five queries for any number of marts.
 
     A mart is due when it has no table, its SQL changed, or a table it reads was written after the
     snapshot it was computed from (recorded in its own transaction: a write that commits while the mart
@@ -46,7 +46,7 @@ def plan_build(manifest: Manifest, lake: Lake) -> list[Mart]:
     """
     marts: list[Mart] = []
     with lake.transaction():
-        existing = tables(lake)
+        existing = {name: found for (schema, name), found in relations(lake).items() if schema == "main"}
         records = _records(lake)
         computed = [record.read_snapshot for record in records.values() if record.read_snapshot is not None]
         changed, oldest = _changes_since(lake, existing, min(computed, default=0))
@@ -77,7 +77,7 @@ def _reason(
     model: Model,
     upstream: Sequence[Model],
     record: _Record,
-    existing: dict[str, Table],
+    existing: dict[str, Relation],
     changed: dict[str, int],
     oldest: int,
     due: Iterable[str],
@@ -111,12 +111,12 @@ def _records(lake: Lake) -> dict[str, _Record]:
     return {model: _Record(*rest) for model, *rest in rows}
 
 
-def _changes_since(lake: Lake, existing: dict[str, Table], since: int) -> tuple[dict[str, int], int]:
+def _changes_since(lake: Lake, existing: dict[str, Relation], since: int) -> tuple[dict[str, int], int]:
     """The newest snapshot after `since` that wrote each table, and the oldest snapshot not expired."""
     rows = lake.query(
         f"select snapshot_id, case when snapshot_id > ? then changes end from {LAKE}.snapshots()", [since]
     )
-    names = {str(table.id): name for name, table in existing.items()}
+    names = {str(relation.id): name for name, relation in existing.items()}
     found: dict[str, int] = {}
     for snapshot, changes in rows:
         for kind, subjects in (changes or {}).items():

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,7 +57,7 @@ def _streams_load(project_dir: Path) -> Iterator[Finding]:
 
 def _macros_are_current(project_dir: Path) -> Iterator[Finding]:
     """macros/lakeward.sql is the one of the installed lakeward."""
-    packaged = Path(str(files("lakeward"))) / "macros" / "lakeward.sql"
+    packaged = Path(__file__).with_name("macros") / "lakeward.sql"
     own = project_dir / "macros" / "lakeward.sql"
     if not own.is_file() or own.read_text() != packaged.read_text():
         yield Finding(

@@ -1,6 +1,7 @@
 """The command line: `lakeward --help`. Turns words into use cases and their outcome into exit codes.
 
 0 done; 1 something failed (said on stderr); 2 the user must edit a file or a flag.
+What only some commands need they import themselves, so that `status` starts with no more than it uses.
 """
 
 from __future__ import annotations
@@ -10,24 +11,24 @@ import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
-from lakeward import console, rounds
-from lakeward.check import check as check_files
+from lakeward import console
 from lakeward.errors import ConfigError, LakewardError, NothingSelected
 from lakeward.lake import attach_statements, open_lake
 from lakeward.landing import open_landing
 from lakeward.ledger import Ledger
-from lakeward.manifest import is_fresh
-from lakeward.meta import set_up
+from lakeward.meta import is_set_up, set_up
 from lakeward.project import Project, open_project, open_transform
-from lakeward.refresh import refresh as refresh_models
 from lakeward.settings import find_project, load_settings
 from lakeward.status import status as read_status
 from lakeward.streams import Stream, find_stream
+
+if TYPE_CHECKING:
+    from lakeward.rounds import Round
 
 app = typer.Typer(
     name="lakeward",
@@ -71,6 +72,8 @@ def _version(
 @app.command()
 def check(json: Json = False) -> None:
     """Check stream files, models and macros; needs no server and no data."""
+    from lakeward.check import check as check_files
+
     project_dir = find_project(Path.cwd())
     project, parse_error = None, None
     try:
@@ -98,18 +101,24 @@ def check(json: Json = False) -> None:
 @app.command()
 def feed(streams: StreamsArgument = None, watch: Watch = False, json: Json = False) -> None:
     """Load every pending file into its stream's models."""
+    from lakeward import rounds
+
     _go(lambda project, tools: rounds.feed(_chosen(project, streams), project, tools), watch=watch, json=json)
 
 
 @app.command()
 def build(json: Json = False) -> None:
     """Build the enriched models whose upstreams changed since they were built."""
+    from lakeward import rounds
+
     _go(rounds.build, watch=False, json=json)
 
 
 @app.command()
 def run(watch: Watch = False, json: Json = False) -> None:
     """Feed every stream, then build what changed."""
+    from lakeward import rounds
+
     _go(rounds.feed_and_build, watch=watch, json=json)
 
 
@@ -128,7 +137,7 @@ def status(json: Json = False) -> None:
         console.show(console.status_table(found))
         for note in console.status_notes(found):
             console.out.print(escape(note), soft_wrap=True)
-        if not is_fresh(project.settings.project_dir):
+        if not found.is_fresh:
             console.out.print("dag/ is newer than its manifest: the next feed parses it (or run dbt parse)")
     if found.is_red:
         raise typer.Exit(1)
@@ -141,7 +150,7 @@ def files(stream: StreamArgument, json: Json = False) -> None:
     chosen = find_stream(project.streams, stream)
     landed = sorted(open_landing(project.settings).list(chosen), key=lambda file: file.path)
     with open_lake(project.settings, read_only=True) as lake:
-        rows = [] if lake is None or not Ledger(lake).exists() else Ledger(lake).files(chosen)
+        rows = Ledger(lake).files(chosen) if lake is not None and is_set_up(lake) else []
     known = {(row["path"], row["etag"]) for row in rows}
     rows += [
         {"path": file.path, "etag": file.etag, "model": None, "status": "pending", "size": file.size}
@@ -156,10 +165,11 @@ def quarantine_list(stream: StreamsArgument = None, json: Json = False) -> None:
     """List quarantined files and why."""
     project = open_project(Path.cwd(), parse=False)
     with open_lake(project.settings, read_only=True) as lake:
+        known = lake is not None and is_set_up(lake)
         rows = [
             row
             for chosen in _chosen(project, stream)
-            if lake is not None and Ledger(lake).exists()
+            if lake is not None and known
             for row in Ledger(lake).files(chosen)
             if row["status"] == "quarantined"
         ]
@@ -189,6 +199,8 @@ def quarantine_retry(
 @app.command()
 def refresh(stream: StreamArgument) -> None:
     """Rebuild a stream's models from everything landed and not quarantined."""
+    from lakeward.refresh import refresh as refresh_models
+
     with console.parsing():
         project = open_project(Path.cwd())
     chosen = find_stream(project.streams, stream)
@@ -235,9 +247,11 @@ def attach() -> None:
             console.out.print(f"{statement};", markup=False, soft_wrap=True)
 
 
-def _go(once: rounds.Round, *, watch: bool, json: bool) -> None:
+def _go(once: Round, *, watch: bool, json: bool) -> None:
+    from lakeward.rounds import repeat
+
     try:
-        good = rounds.repeat(once, watch=watch, json=json)
+        good = repeat(once, watch=watch, json=json)
     except KeyboardInterrupt:
         console.err.print("interrupted; what was loaded is recorded, the rest is pending")
         raise typer.Exit(130) from None

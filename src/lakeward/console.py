@@ -8,17 +8,18 @@ from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 
-from lakeward.check import Finding
-from lakeward.feed import FeedReport, Progress
 from lakeward.manifest import is_fresh
 from lakeward.settings import find_project
-from lakeward.status import Status
+
+if TYPE_CHECKING:
+    from lakeward.check import Finding
+    from lakeward.feed import FeedReport, Progress
+    from lakeward.status import Status
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -42,9 +43,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
 
 def show(made: Table) -> None:
     """Print whole lines even where the terminal (or a pipe, which has none) is narrower."""
-    wide = Console(highlight=False, width=10_000)
-    width = Measurement.get(wide, wide.options, made).maximum
-    Console(highlight=False, width=max(out.width, width)).print(made, crop=False)
+    Console(highlight=False, width=10_000).print(made)
 
 
 def status_table(status: Status) -> Table:

@@ -28,12 +28,14 @@ from lakeward.intake import (
     shape_for,
 )
 from lakeward.meta import set_up
+from lakeward.reading import read
 
 if TYPE_CHECKING:
     from lakeward.lake import Lake
     from lakeward.landing import LandedFile, Landing
-    from lakeward.ledger import Ledger, Reading
+    from lakeward.ledger import Ledger
     from lakeward.manifest import Model
+    from lakeward.reading import Reading, Wanted
     from lakeward.settings import Settings
     from lakeward.streams import Stream
     from lakeward.transform import Transform
@@ -46,11 +48,10 @@ _BLAMELESS_AFTER = 10  # files that failed alone while none succeeded: it is the
 
 @dataclass(frozen=True)
 class Found:
-    """What is pending for a stream, by one reading of the ledger and the one listing after it."""
+    """What is pending for a stream, by one reading of the ledger (without fences) and one listing."""
 
     reading: Reading
     files: list[LandedFile]
-    listed: int  # objects
 
 
 @dataclass
@@ -97,31 +98,28 @@ class Tools:
 
 
 def pending(jobs: Sequence[Job], tools: Tools) -> dict[str, Found]:
-    """What a feed of each stream would load now, oldest first. Sets up the ledger, loads nothing.
-
-    The ledger is read before anything is listed: a file that lands in between stays pending.
-    """
-    wanted = [(stream, [model.name for model in models]) for stream, models in jobs]
+    """What a feed of each stream would load now, oldest first. Sets up the ledger, loads nothing."""
+    wanted = _wanted(jobs)
     set_up(tools.lake, [name for _, names in wanted for name in names])
-    readings = tools.ledger.read(wanted, tools.settings, datetime.now(UTC))
-    found = {}
-    for stream, _ in jobs:
-        reading = readings[stream.id]
-        files, listed = get_files_after_cursor(reading, tools.landing, stream)
-        found[stream.id] = Found(reading, files, listed)
-    return found
+    readings = read(tools.lake, wanted, tools.settings, datetime.now(UTC), fences=False)
+    return {
+        stream.id: Found(
+            readings[stream.id], get_files_after_cursor(readings[stream.id], tools.landing, stream)
+        )
+        for stream, _ in jobs
+    }
 
 
 def settled(stream: Stream, found: Found, tools: Tools) -> None:
     """Record a full listing, once everything it found is loaded: until then nothing may lean on it."""
     if found.reading.full_listing_due or (found.files and found.reading.since is None):
-        tools.ledger.record_listing(stream, found.listed)
+        tools.ledger.record_listing(stream)
 
 
-def is_due(stream: Stream, found: Found) -> bool:
+def is_due(stream: Stream, reading: Reading, files: Sequence[LandedFile]) -> bool:
     """Is there anything to feed? A stream whose fields are known also wants its empty table."""
-    wants_table = stream.columns is not None and any(model.is_new_build for model in found.reading.models)
-    return bool(found.files) or wants_table
+    wants_table = stream.columns is not None and any(model.is_new_build for model in reading.models)
+    return bool(files) or wants_table
 
 
 def feed(stream: Stream, models: Sequence[Model], tools: Tools, found: Found | None = None) -> FeedReport:
@@ -138,11 +136,12 @@ def feed(stream: Stream, models: Sequence[Model], tools: Tools, found: Found | N
     started = datetime.now(UTC)
     for _ in range(_ATTEMPTS):
         found = found or pending([(stream, models)], tools)[stream.id]
-        if not is_due(stream, found):
-            break
+        reading = _fenced(stream, models, tools, found)
+        files = reading.pending(found.files)
         try:
-            with tools.transform() as transform:
-                _Feeder(stream, models, found.reading, tools, transform, report).load(found.files)
+            if is_due(stream, reading, files):
+                with tools.transform() as transform:
+                    _Feeder(stream, models, reading, tools, transform, report).load(files)
             if not report.errors:
                 settled(stream, found, tools)
             break
@@ -155,6 +154,17 @@ def feed(stream: Stream, models: Sequence[Model], tools: Tools, found: Found | N
         tools.ledger.fail(stream, [model], error)
     report.seconds = (datetime.now(UTC) - started).total_seconds()
     return report
+
+
+def _fenced(stream: Stream, models: Sequence[Model], tools: Tools, found: Found) -> Reading:
+    """Ledger and fences in one reading: what another writer commits after it moves a fence."""
+    wanted, now = _wanted([(stream, models)]), datetime.now(UTC)
+    bounds = {stream.id: found.reading.since}
+    return read(tools.lake, wanted, tools.settings, now, fences=True, bounds=bounds)[stream.id]
+
+
+def _wanted(jobs: Sequence[Job]) -> list[Wanted]:
+    return [(stream, [model.name for model in models]) for stream, models in jobs]
 
 
 class _Feeder:
@@ -179,7 +189,9 @@ class _Feeder:
         self._known = (stream.columns or {}) | tools.ledger.columns(stream)
         # Models of which this very SQL has loaded some file: only beside it can another be to blame.
         code = {model.name: model.code for model in models}
-        self._proven = {m for m, state in self._states.items() if state.applied and state.code == code[m]}
+        self._proven = {
+            m for m, state in self._states.items() if state.applied and state.totals.code == code[m]
+        }
         self._loaded: dict[str, Inspected] = {}  # of the batch at hand, by any model
 
     def load(self, files: Sequence[LandedFile]) -> None:

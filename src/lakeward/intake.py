@@ -20,7 +20,8 @@ from lakeward.sql import escape_glob, quote_identifier, quote_list, quote_litera
 if TYPE_CHECKING:
     from lakeward.lake import Lake
     from lakeward.landing import LandedFile, Landing
-    from lakeward.ledger import Ledger, Reading
+    from lakeward.ledger import Ledger
+    from lakeward.reading import Reading
     from lakeward.streams import Stream
 
 Columns = tuple[tuple[str, str], ...]
@@ -60,15 +61,12 @@ class Plan:
     shape: str | None = None  # an empty Parquet file that brings columns none of the files has
 
 
-def get_files_after_cursor(
-    reading: Reading, landing: Landing, stream: Stream
-) -> tuple[list[LandedFile], int]:
-    """Pending files, oldest partition first, and how many objects were listed to find them.
+def get_files_after_cursor(reading: Reading, landing: Landing, stream: Stream) -> list[LandedFile]:
+    """Pending files, oldest partition first.
 
     Partition-aware: lists from the reading's lower bound, then takes away what the ledger holds.
     """
-    listed = list(landing.list(stream, reading.since))
-    return reading.pending(listed), len(listed)
+    return reading.pending(landing.list(stream, reading.since))
 
 
 def inspect(lake: Lake, landing: Landing, files: Sequence[LandedFile]) -> Inspection:

@@ -39,6 +39,8 @@ def prepare(con: Connection, settings: Settings, *, read_only: bool = False) -> 
     """
     con.execute("set autoinstall_known_extensions = false")
     con.execute("set autoload_known_extensions = false")
+    # A cast of a time to a date must not depend on the machine that happened to run it.
+    con.execute("set timezone = 'UTC'")
     con.execute(f"set temp_directory = {quote_literal(str(settings.state_dir / 'spill'))}")
     if settings.threads is not None:
         con.execute(f"set threads = {settings.threads}")

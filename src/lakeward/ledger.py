@@ -1,122 +1,26 @@
 """What was applied: append-only events in the lake itself, one snapshot with the rows they speak of.
 
 Events are only ever inserted: an update or delete in a table that every stream writes would make the
-others' commits fail. meta.py has the tables.
+others' commits fail. meta.py has the tables, reading.py reads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lakeward.meta import META, fence_table, is_set_up, retry, tables
-from lakeward.sql import quote_literal
+from lakeward.meta import META, retry
 
 if TYPE_CHECKING:
     from lakeward.lake import Lake
     from lakeward.landing import LandedFile
-    from lakeward.settings import Settings
+    from lakeward.reading import ModelState
     from lakeward.streams import Stream
-
-Wanted = tuple["Stream", Sequence[str]]  # a stream and the names of its models
-
-LIST_ALL_UP_TO = 10_000  # objects: ten listing requests, cheap enough for every feed
-
-
-@dataclass(frozen=True)
-class Totals:
-    """A model's ledger in numbers: files known in its build, newest partition applied, oldest released."""
-
-    known: int
-    newest: date | None
-    released: date | None
-    build: int
-    code: str | None
-    quarantined: int
-
-
-@dataclass(frozen=True)
-class ModelState:
-    """One model's reading of the ledger; only valid while its fence still shows `fence`."""
-
-    model: str
-    fence: int
-    build: int
-    is_new_build: bool  # no table yet, or a table that was dropped by hand
-    applied: frozenset[tuple[str, str]]
-    quarantined: frozenset[tuple[str, str]]
-    code: str | None  # checksum of the SQL that began the build
-
-    def lacks(self, file: LandedFile) -> bool:
-        identity = (file.path, file.etag)
-        return identity not in self.applied and identity not in self.quarantined
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One consistent look at the ledger of a stream, taken before its files are listed."""
-
-    models: tuple[ModelState, ...]
-    since: date | None  # None: list everything
-    full_listing_due: bool
-    last_full_listing: datetime | None
-    quarantined: int  # files, in the model that has most
-
-    def pending(self, files: Iterable[LandedFile]) -> list[LandedFile]:
-        """Files that any model lacks, oldest partition first."""
-        found = [file for file in files if any(state.lacks(file) for state in self.models)]
-        return sorted(found, key=lambda file: (file.partition or date.min, file.path))
 
 
 class Ledger:
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
-
-    def exists(self) -> bool:
-        """Read-only: has any feed ever set up this lake's ledger?"""
-        return is_set_up(self._lake)
-
-    def read(
-        self, wanted: Sequence[Wanted], settings: Settings, now: datetime, *, fences: bool = True
-    ) -> dict[str, Reading]:
-        """Readings by stream id. Read-only, one transaction, five queries for any number of streams.
-
-        Call it before listing. A stream is listed in full when that is cheap, when a model has nothing
-        applied, or when its last full listing is older than `reconcile_after_hours`; otherwise from the
-        lookback before the oldest of its models' newest partitions (and of its released files).
-        fences False: for reports, which write nothing and need none.
-        """
-        with self._lake.transaction():
-            existing = tables(self._lake)
-            models = [model for _, names in wanted for model in names]
-            numbers = self._fences(models) if fences else dict.fromkeys(models, -1)
-            totals = self._totals()
-            listings = self._last_full_listings()
-            bounds = {}
-            for stream, names in wanted:
-                last = listings.get(stream.id)
-                due = last is None or now - last > timedelta(hours=settings.reconcile_after_hours)
-                mine = {name: totals[stream.id, name] for name in names if (stream.id, name) in totals}
-                since = None
-                known = max((total.known for total in mine.values()), default=0)
-                whole = len(mine) == len(names) and mine.keys() <= existing.keys()
-                if whole and not due and known > LIST_ALL_UP_TO:
-                    since = _lower_bound(stream, mine.values(), settings, now)
-                worst = max((total.quarantined for total in mine.values()), default=0)
-                bounds[stream.id] = (since, due, last, worst)
-            held = self._held({stream: bound[0] for stream, bound in bounds.items()})
-        return {
-            stream.id: Reading(
-                tuple(
-                    _state(name, numbers[name], totals.get((stream.id, name)), existing, held)
-                    for name in names
-                ),
-                *bounds[stream.id],
-            )
-            for stream, names in wanted
-        }
 
     def get_cursor(self, stream: Stream) -> str | None:
         """The newest applied file's path. Read-only; a lower bound for listing, never proof of anything."""
@@ -168,11 +72,12 @@ class Ledger:
         )
         return [dict(zip(columns, row, strict=True)) for row in rows]
 
-    def record_listing(self, stream: Stream, objects: int) -> None:
+    def record_listing(self, stream: Stream) -> None:
+        """Everything that had landed was found: until `reconcile_after_hours`, listings may be partial."""
         self._append(
-            "feeder_listings",
-            "select $source, $stream, $objects, now()",
-            {"source": stream.source, "stream": stream.name, "objects": objects},
+            "feeder_log",
+            "by name select $source as source, $stream as stream, 'listed' as event, now() as logged_at",
+            {"source": stream.source, "stream": stream.name},
         )
 
     def columns(self, stream: Stream) -> dict[str, str]:
@@ -205,8 +110,9 @@ class Ledger:
     ) -> None:
         self._append(
             "feeder_log",
-            "select $source, $stream, $model, $build, $event, $path, $etag, $size, $partition, null, null, "
-            "null, null, null, $error, now()",
+            "by name select $source as source, $stream as stream, $model as model, $build as build, "
+            "$event as event, $path as path, $etag as etag, $size as size, $partition as partition_date, "
+            "$error as error, now() as logged_at",
             {
                 "source": stream.source,
                 "stream": stream.name,
@@ -220,88 +126,3 @@ class Ledger:
                 "error": reason,
             },
         )
-
-    def _fences(self, models: Sequence[str]) -> dict[str, int]:
-        if not models:
-            return {}
-        rows = self._lake.query(
-            " union all ".join(f"select {quote_literal(name)}, n from {fence_table(name)}" for name in models)
-        )
-        return dict(rows)
-
-    def _totals(self) -> dict[tuple[str, str], Totals]:
-        rows = self._lake.query(
-            f"""
-            select log.source || '/' || log.stream, log.model, coalesce(files.known, 0), files.newest,
-                   files.released, coalesce(log.build, 0), log.code, coalesce(files.quarantined, 0)
-            from (
-                select source, stream, model, max(build) as build,
-                       max_by(code, build) filter (event = 'built') as code
-                from {META}.feeder_log
-                group by all
-            ) as log
-            left join (
-                select source, stream, model, count(*) as known,
-                       max(partition_date) filter (status = 'applied') as newest,
-                       min(partition_date) filter (status = 'released') as released,
-                       count(*) filter (status = 'quarantined') as quarantined
-                from {META}.feeder_files
-                group by all
-            ) as files using (source, stream, model)"""
-        )
-        return {(stream, model): Totals(*rest) for stream, model, *rest in rows}
-
-    def _held(self, bounds: dict[str, date | None]) -> dict[tuple[str, str], set[tuple[str, str]]]:
-        """(path, etag) by (model, status), from each stream's lower bound on."""
-        rows = self._lake.query(
-            f"""
-            select model, status, path, etag
-            from {META}.feeder_files as files
-            join (select unnest($streams) as id, unnest($bounds::date[]) as since) as bound
-                on files.source || '/' || files.stream = bound.id
-            where status <> 'released'
-                and (since is null or partition_date is null or partition_date >= since)
-            """,
-            {"streams": list(bounds), "bounds": list(bounds.values())},
-        )
-        held: dict[tuple[str, str], set[tuple[str, str]]] = {}
-        for model, status, path, etag in rows:
-            held.setdefault((model, status), set()).add((path, etag))
-        return held
-
-    def _last_full_listings(self) -> dict[str, datetime]:
-        rows = self._lake.query(
-            f"select source || '/' || stream, max(logged_at) from {META}.feeder_listings group by all"
-        )
-        return {stream: moment.astimezone(UTC) for stream, moment in rows}
-
-
-def _state(
-    name: str,
-    fence: int,
-    total: Totals | None,
-    existing: Container[str],
-    held: dict[tuple[str, str], set[tuple[str, str]]],
-) -> ModelState:
-    build = total.build if total else 0
-    is_new = build == 0 or name not in existing
-    return ModelState(
-        model=name,
-        fence=fence,
-        build=build + 1 if is_new else build,
-        is_new_build=is_new,
-        applied=frozenset() if is_new else frozenset(held.get((name, "applied"), ())),
-        quarantined=frozenset(held.get((name, "quarantined"), ())),
-        code=total.code if total else None,
-    )
-
-
-def _lower_bound(stream: Stream, totals: Iterable[Totals], settings: Settings, now: datetime) -> date | None:
-    totals = list(totals)
-    if any(total.newest is None for total in totals):
-        return None
-    lookback = stream.config.lookback_days
-    days = timedelta(days=settings.lookback_days if lookback is None else lookback)
-    # A day folder from the future (a wrong clock) must not hide today's files.
-    cursor = min([now.date(), *(total.newest for total in totals if total.newest)])
-    return min([cursor - days, *(total.released for total in totals if total.released)])

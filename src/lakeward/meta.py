@@ -23,6 +23,7 @@ FENCES = f"{LAKE}.fences"
 
 _TABLES = {
     # event: built (a model's new life began) | applied | quarantined | released | failed
+    #        | listed (of a stream, with no model: everything that had landed was found, and loaded)
     "feeder_log": """
         source varchar, stream varchar, model varchar, build bigint, event varchar,
         path varchar, etag varchar, size bigint, partition_date date, generation bigint,
@@ -30,7 +31,6 @@ _TABLES = {
         logged_at timestamptz""",
     "feeder_columns": """
         source varchar, stream varchar, name varchar, type varchar, path varchar, logged_at timestamptz""",
-    "feeder_listings": "source varchar, stream varchar, objects bigint, logged_at timestamptz",
     # event: built | failed; read_snapshot: the snapshot the mart was computed from
     "build_log": """
         model varchar, event varchar, read_snapshot bigint, code varchar, error varchar,
@@ -63,7 +63,18 @@ _VIEWS = {
 }
 
 
-_LAST = ("meta", "feeder_cursors")  # of what set_up creates: when it is there, all is
+LAST = ("meta", "feeder_cursors")  # of what set_up creates: when it is there, all is
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A table or view. `rows` is exact for tables of `lakehouse.main`, and means nothing for others."""
+
+    id: int
+    rows: int
+
+
+Relations = dict[tuple[str, str], Relation]  # by (schema, name)
 
 
 def set_up(lake: Lake, models: Sequence[str]) -> None:
@@ -75,51 +86,47 @@ def set_up(lake: Lake, models: Sequence[str]) -> None:
 
 def is_set_up(lake: Lake) -> bool:
     """Read-only: has any feed ever set up this lake's ledger?"""
-    return _LAST in relations(lake)
+    return LAST in relations(lake)
 
 
 def fence_table(model: str) -> str:
     return f"{FENCES}.{quote_identifier(model)}"
 
 
-def relations(lake: Lake) -> set[tuple[str, str]]:
-    """(schema, name) of every table and view. Read-only."""
-    rows = lake.query(
-        "select schema_name, table_name from duckdb_tables() where database_name = $lake "
-        "union all select schema_name, view_name from duckdb_views() where database_name = $lake",
-        {"lake": LAKE},
-    )
-    return set(rows)
+def relations(lake: Lake) -> Relations:
+    """Every table and view of the snapshot that the transaction at hand sees. Read-only.
 
-
-@dataclass(frozen=True)
-class Table:
-    id: int
-    rows: int
-
-
-def tables(lake: Lake) -> dict[str, Table]:
-    """The tables of `lakehouse.main` by name, with exact row counts. Read-only, one query to the catalog.
-
-    DuckLake's specification documents these catalog tables; nothing of ours is inlined in `main`, so files
-    and delete files say it all, and no Parquet is opened. `main` is the schema DuckLake creates first: 0.
+    Two queries to the catalog, however many there are (`duckdb_tables()` makes two per table). DuckLake's
+    specification documents its catalog's tables; nothing of ours is inlined in `main`, so data files and
+    delete files say how many rows there are, and no Parquet is opened.
     """
+    ((snapshot,),) = lake.query(f"select id from {LAKE}.current_snapshot()")
+    seen = f"begin_snapshot <= {snapshot} and (end_snapshot is null or end_snapshot > {snapshot})"
     rows = lake.query(
         f"from postgres_query('__ducklake_metadata_{LAKE}', $sql)",
         {
-            "sql": """
-            select table_name, table_id, (
-                select coalesce(sum(record_count), 0) from ducklake_data_file as data
-                where data.table_id = tables.table_id and end_snapshot is null
-            )::bigint - (
-                select coalesce(sum(delete_count), 0) from ducklake_delete_file as deleted
-                where deleted.table_id = tables.table_id and end_snapshot is null
-            )::bigint
-            from ducklake_table as tables
-            where schema_id = 0 and end_snapshot is null"""
+            "sql": f"""
+            with schemas as (select schema_id, schema_name from ducklake_schema where {seen}),
+            inserted as (
+                select table_id, sum(record_count)::bigint as rows
+                from ducklake_data_file where {seen} group by table_id
+            ),
+            deleted as (
+                select table_id, sum(delete_count)::bigint as rows
+                from ducklake_delete_file where {seen} group by table_id
+            )
+            select schema_name, table_name, table_id,
+                   coalesce(inserted.rows, 0) - coalesce(deleted.rows, 0) as rows
+            from (select * from ducklake_table where {seen}) as tables
+            join schemas using (schema_id)
+            left join inserted using (table_id)
+            left join deleted using (table_id)
+            union all
+            select schema_name, view_name, view_id, 0
+            from (select * from ducklake_view where {seen}) as views join schemas using (schema_id)"""
         },
     )
-    return {name: Table(number, count) for name, number, count in rows}
+    return {(schema, name): Relation(number, count) for schema, name, number, count in rows}
 
 
 def retry(action: Callable[[], object]) -> None:
@@ -138,11 +145,12 @@ def _missing(lake: Lake, models: Sequence[str]) -> tuple[bool, list[str]] | None
     """Is the ledger missing, and which fences are; None when nothing is."""
     have = relations(lake)
     fences = [model for model in models if ("fences", model) not in have]
-    no_ledger = _LAST not in have
+    no_ledger = LAST not in have
     return (no_ledger, fences) if no_ledger or fences else None
 
 
 def _create(lake: Lake, missing: tuple[bool, list[str]] | None) -> None:
+    """All tables in one transaction: DuckLake reads the whole catalog once per snapshot that made a table."""
     no_ledger, fences = missing or (False, [])
     if no_ledger:
         lake.query(f"create schema if not exists {META}")
@@ -152,9 +160,11 @@ def _create(lake: Lake, missing: tuple[bool, list[str]] | None) -> None:
         lake.query(f"call {LAKE}.set_option('data_inlining_row_limit', 0)")
         for schema in ("meta", "fences"):
             lake.query(f"call {LAKE}.set_option('data_inlining_row_limit', 10000, schema => '{schema}')")
-        for name, columns in _TABLES.items():
-            lake.query(f"create table if not exists {META}.{name} ({columns})")
-        for name, select in _VIEWS.items():
-            lake.query(f"create or replace view {META}.{name} as {select}")
-    for model in fences:
-        lake.query(f"create table if not exists {fence_table(model)} as select 0::bigint as n")
+    with lake.transaction():
+        if no_ledger:
+            for name, columns in _TABLES.items():
+                lake.query(f"create table if not exists {META}.{name} ({columns})")
+            for name, select in _VIEWS.items():
+                lake.query(f"create or replace view {META}.{name} as {select}")
+        for model in fences:
+            lake.query(f"create table if not exists {fence_table(model)} as select 0::bigint as n")

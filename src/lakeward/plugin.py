@@ -32,8 +32,9 @@ from lakeward.intake import (
 )
 from lakeward.lake import Lake, prepare
 from lakeward.landing import LandedFile, Landing, open_landing
-from lakeward.ledger import Ledger, Reading
+from lakeward.ledger import Ledger
 from lakeward.meta import set_up
+from lakeward.reading import Reading, read
 from lakeward.settings import Settings, load_settings
 from lakeward.streams import Stream, stream_of_tag
 
@@ -139,16 +140,20 @@ class Plugin(BasePlugin):
         ledger = Ledger(lake)
         model = request["model"]
         set_up(lake, [model])
-        reading = ledger.read([(stream, [model])], self._settings, datetime.now(UTC))[stream.id]
+        chosen = request["full_refresh"] or request["given"] is not None  # also files before the cursor
+        bounds = {stream.id: None} if chosen else None
+        reading = read(
+            lake, [(stream, [model])], self._settings, datetime.now(UTC), fences=True, bounds=bounds
+        )[stream.id]
         (state,) = reading.models
         if request["full_refresh"]:
             listed = sorted(landing.list(stream), key=lambda file: file.path)
             files = [file for file in listed if (file.path, file.etag) not in state.quarantined]
-            ledger.record_listing(stream, len(listed))
+            ledger.record_listing(stream)
         elif request["given"] is not None:
             files = _given(request["given"], stream, landing, reading)
         else:
-            files, _ = get_files_after_cursor(reading, landing, stream)
+            files = get_files_after_cursor(reading, landing, stream)
         found = inspect(lake, landing, files)
         for file, reason in found.unreadable:
             ledger.quarantine(stream, state, file, reason)

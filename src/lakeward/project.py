@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lakeward.errors import ConfigError, LakewardError
-from lakeward.feed import Progress, Tools
 from lakeward.lake import Connection, open_lake
 from lakeward.landing import open_landing
-from lakeward.ledger import Ledger
 from lakeward.manifest import Manifest, is_fresh, read_manifest
 from lakeward.settings import Settings, find_project, load_settings
 from lakeward.streams import Stream, load_streams
 
 if TYPE_CHECKING:
+    from lakeward.feed import Progress, Tools
     from lakeward.transform import Transform
 
 
@@ -86,6 +85,9 @@ def open_transform(settings: Settings) -> Iterator[Transform]:
 @contextmanager
 def open_tools(settings: Settings, say: Callable[[Progress], None]) -> Iterator[Tools]:
     """The collaborators of one feeding process; the lake is open until the end."""
+    from lakeward.feed import Tools  # commands that only look do without
+    from lakeward.ledger import Ledger
+
     landing = open_landing(settings)
     with open_lake(settings) as lake:
         assert lake is not None  # only a read-only lake can be absent

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
 from lakeward.build import plan_build
 from lakeward.errors import LakewardError
-from lakeward.ledger import Ledger, ModelState, Reading
-from lakeward.meta import META, tables
+from lakeward.manifest import is_fresh
+from lakeward.reading import ModelState, Reading, read
 from lakeward.settings import LAKE
 from lakeward.sql import escape_glob, quote_identifier, quote_literal
 
@@ -57,6 +57,7 @@ class Status:
     streams: tuple[StreamStatus, ...]
     marts: tuple[Mart, ...]
     problems: tuple[str, ...]  # with the project's files
+    is_fresh: bool  # was the manifest made from the files as they are now?
 
     @property
     def is_red(self) -> bool:
@@ -75,13 +76,6 @@ class Status:
         }
 
 
-@dataclass(frozen=True)
-class _Facts:
-    last_batch: datetime | None
-    newest_record: datetime | None
-    error: str | None
-
-
 def status(
     streams: Sequence[Stream],
     manifest: Manifest,
@@ -93,78 +87,55 @@ def status(
 ) -> Status:
     """Read-only: creates nothing, also where there is no lake yet (then everything landed is pending)."""
     now = datetime.now(UTC)
+    fresh = is_fresh(settings.project_dir)
     jobs = [(stream, manifest.of_stream(stream.tag)) for stream in streams]
-    if lake is None or not Ledger(lake).exists():
-        empty = Reading((ModelState("", -1, 0, True, frozenset(), frozenset(), None),), None, True, None, 0)
-        rows = [_row(job[0], [], empty, list(landing.list(job[0])), None, {}, now) for job in jobs]
-        return Status(tuple(rows), (), tuple(problems))
-    readings = Ledger(lake).read(
-        [(stream, [model.name for model in models]) for stream, models in jobs], settings, now, fences=False
-    )
-    facts = _facts(lake)
-    counts = {name: table.rows for name, table in tables(lake).items()}
+    wanted = [(stream, [model.name for model in models]) for stream, models in jobs]
+    readings = read(lake, wanted, settings, now, fences=False) if lake is not None else {}
+    marts = plan_build(manifest, lake) if lake is not None and readings else []
     found = []
     for stream, models in jobs:
-        reading = readings[stream.id]
-        files = reading.pending(landing.list(stream, reading.since)) if models else []
-        drift = _drift(lake, landing, models, reading)
-        found.append(_row(stream, drift, reading, files, facts.get(stream.id), counts, now))
-    return Status(tuple(found), tuple(plan_build(manifest, lake)), tuple(problems))
+        reading = readings.get(stream.id) or Reading((), None, True, None)
+        listed = landing.list(stream, reading.since)
+        files = reading.pending(listed) if readings else list(listed)
+        drift = _drift(lake, landing, models, reading) if lake is not None else []
+        row = _row(stream, drift, reading, files, now)
+        if fresh and not models:
+            row = replace(row, error=f"no model carries the tag {stream.tag}")
+        found.append(row)
+    return Status(tuple(found), tuple(marts), tuple(problems), fresh)
 
 
 def _row(
-    stream: Stream,
-    drift: Sequence[str],
-    reading: Reading,
-    files: Sequence[LandedFile],
-    facts: _Facts | None,
-    counts: dict[str, int],
-    now: datetime,
+    stream: Stream, drift: Sequence[str], reading: Reading, files: Sequence[LandedFile], now: datetime
 ) -> StreamStatus:
-    newest = facts.newest_record if facts else None
+    totals = [state.totals for state in reading.models]
+    rows = [state.table.rows for state in reading.models if state.table is not None]
+    newest = max((total.newest_record for total in totals if total.newest_record), default=None)
+    errors = [total.error for total in totals if total.error is not None]
     target = stream.config.target_lag
-    tables = [counts[state.model] for state in reading.models if state.model in counts]
     return StreamStatus(
         stream=stream.id,
         pending_files=len(files),
         pending_bytes=sum(file.size for file in files),
         oldest_pending=min((file.partition for file in files if file.partition), default=None),
-        last_batch=facts.last_batch if facts else None,
-        rows=sum(tables) if tables else None,
+        last_batch=max((total.last_batch for total in totals if total.last_batch), default=None),
+        rows=sum(rows) if rows else None,
         lag_seconds=(now - newest).total_seconds() if newest else None,
         target_lag_seconds=target.total_seconds() if target else None,
-        quarantined=reading.quarantined,
+        quarantined=max((total.quarantined for total in totals), default=0),
         last_full_listing=reading.last_full_listing,
-        error=(facts.error if facts else None)
-        or (None if reading.models else f"no model carries the tag {stream.tag}"),
+        error=errors[0] if errors else None,
         drift=tuple(drift),
     )
 
 
-def _facts(lake: Lake) -> dict[str, _Facts]:
-    rows = lake.query(
-        f"""
-        select source || '/' || stream,
-               max(logged_at) filter (event = 'applied'),
-               max(extracted_at) filter (event = 'applied'),
-               max_by(error, rowid) filter (event = 'failed'),
-               coalesce(max(rowid) filter (event = 'failed'), -1)
-                   > coalesce(max(rowid) filter (event in ('applied', 'built')), -1)
-        from {META}.feeder_log group by all"""
-    )
-    return {
-        stream: _Facts(_utc(last), _utc(newest), error if red else None)
-        for stream, last, newest, error, red in rows
-    }
-
-
 def _drift(lake: Lake, landing: Landing, models: Sequence[Model], reading: Reading) -> list[str]:
     """Models whose SQL is not what their table was built with, with the columns that differ."""
-    by_name = {state.model: state for state in reading.models}
+    by_name = {model.name: model for model in models}
     found = []
-    for model in models:
-        state = by_name[model.name]
-        if state.is_new_build or state.code is None or state.code == model.code:
+    for state in reading.models:
+        model, code = by_name[state.model], state.totals.code
+        if state.is_new_build or code is None or code == model.code:
             continue
         columns = _column_difference(lake, landing, model, state)
         found.append(
@@ -190,7 +161,3 @@ def _column_difference(lake: Lake, landing: Landing, model: Model, state: ModelS
         return ""
     added = [f"+ {name}" for name in selected if name not in has]
     return ", ".join(added + [f"- {name}" for name in has if name not in selected])
-
-
-def _utc(moment: datetime | None) -> datetime | None:
-    return moment.astimezone(UTC) if moment else None

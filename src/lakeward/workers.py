@@ -39,7 +39,7 @@ def feed_all(jobs: Sequence[Job], tools: Tools) -> Iterator[FeedReport]:
     found = pending(ready, tools)
     due = []
     for stream, models in ready:
-        if is_due(stream, found[stream.id]):
+        if is_due(stream, found[stream.id].reading, found[stream.id].files):
             due.append((stream, models, found[stream.id]))
         else:
             settled(stream, found[stream.id], tools)

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from tests.conftest import REPOSITORY, remove_catalog
 
-LIMIT_SECONDS = 40
-
 
 def test_make_demo_twice_on_a_fresh_clone(tmp_path: Path) -> None:
     clone = tmp_path / "lakeward"
@@ -23,9 +21,7 @@ def test_make_demo_twice_on_a_fresh_clone(tmp_path: Path) -> None:
         assert re.search(rf"^{stream} .* ok *$", first, re.MULTILINE), first
     assert "net_sales" in first
     assert "Try next" in first
-    worked = re.search(r"install [\d.]+ s, work ([\d.]+) s", first)
-    assert worked is not None
-    assert float(worked[1]) <= LIMIT_SECONDS
+    assert re.search(r"install [\d.]+ s, work [\d.]+ s", first)  # benchmarks/ judges them
     assert not list((clone / ".venv" / "lib").glob("python*/site-packages/pytest")), "more than it uses"
 
     again = _make_demo(clone)

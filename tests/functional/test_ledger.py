@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import pytest
 
 from lakeward.errors import WriterConflict
 from lakeward.lake import as_lakeward_error
 from lakeward.project import open_tools
+from lakeward.transform import Transform  # noqa: TID253 - a test has the time
 from tests.conftest import MODEL, ScratchLake
 
 
@@ -66,18 +69,14 @@ def test_two_runs_planned_from_one_reading_the_second_is_refused_and_starts_over
     from lakeward import feed as engine
 
     with open_tools(project.settings, lambda _: None) as tools:
-        honest = tools.ledger.read
-        calls = []
+        others = iter(["another writer, once, between reading and writing"])
 
-        def read_then_be_overtaken(*arguments: object, **named: object) -> object:
-            reading = honest(*arguments, **named)  # type: ignore[arg-type]
-            calls.append(1)
-            if len(calls) == 1:
-                lake.dbt("run", "--select", "tag:shop__items")  # another writer, in between
-            return reading
+        def overtaken() -> AbstractContextManager[Transform]:
+            for _ in others:
+                lake.dbt("run", "--select", "tag:shop__items")
+            return tools.transform()
 
-        tools.ledger.read = read_then_be_overtaken  # type: ignore[method-assign, assignment]
-        report = engine.feed(stream, models, tools)
+        report = engine.feed(stream, models, replace(tools, transform=overtaken))
 
     assert report.conflicts == 1
     assert not report.errors
@@ -126,7 +125,7 @@ def test_a_stream_with_two_models_of_which_one_fails_doubles_nothing_when_mended
 def test_a_stream_too_large_to_list_each_time_is_listed_from_its_cursor(
     lake: ScratchLake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lakeward.ledger.LIST_ALL_UP_TO", 2)
+    monkeypatch.setattr("lakeward.reading.LIST_ALL_UP_TO", 2)
     lake.add_stream("shop/items")
     for day in range(10, 15):
         lake.land("shop/items", day, "a.parquet", range(3))
