@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from lakeward.feed import FeedReport, Progress
 from lakeward.lake import open_lake
 from lakeward.project import Project, open_project, open_tools
 from lakeward.workers import feed_all
+from tests.launcher import Launcher
 
 REPOSITORY = Path(__file__).parent.parent
 EXPECTED_SKIPS = Path(__file__).parent / "expected_skips.txt"
@@ -132,17 +134,18 @@ class ScratchLake:
         return run_program("dbt", *arguments, cwd=self.project_dir, check=check)
 
 
+@cache
+def launcher() -> Launcher:
+    made = Launcher()
+    atexit.register(made.close)
+    return made
+
+
 def run_program(
     program: str, *arguments: str, cwd: Path, check: bool = True
 ) -> subprocess.CompletedProcess[str]:
     """A program of this environment, as a user would start it; shows what it said when it fails."""
-    done = subprocess.run(
-        [str(Path(sys.executable).parent / program), *arguments],
-        cwd=cwd,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+    done = launcher().start(program, *arguments, cwd=cwd).wait()
     if check and done.returncode:
         pytest.fail(f"{program} {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done

@@ -1,26 +1,45 @@
-"""The lake this repository ships, landed and fed once; tests that change it take a copy of their own."""
+"""The lake this repository ships, with some days of the sample shop landed; each test has its own copy."""
 
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY, ScratchLake, run_program
+from samples.shop import land
+from tests.conftest import REPOSITORY, ScratchLake
 
-DAYS = "6"
+DAYS = 6
 
 
-def shipped_lake(root: ScratchLake) -> ScratchLake:
-    """The repository's own dag/ in a scratch lake, with some days of the sample shop landed."""
-    shutil.copytree(REPOSITORY / "orchestration" / "dag", root.project_dir / "dag", dirs_exist_ok=True)
-    run_program(
-        "python", str(REPOSITORY / "samples" / "shop.py"), "--out", str(root.landing), "--days", DAYS,
-        cwd=root.root,
-    )  # fmt: skip
-    return root
+@pytest.fixture(scope="session")
+def sample_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A landing root."""
+    landing = tmp_path_factory.mktemp("sample")
+    land(landing, days=DAYS)
+    return landing
+
+
+def shipped_lake(lake: ScratchLake, sample: Path, *sources: str) -> ScratchLake:
+    """The repository's own flows of the sources; their enriched models when shopify is among them."""
+    shipped = REPOSITORY / "orchestration" / "dag"
+    for source in sources:
+        for layer in ("streams", "processed"):
+            shutil.copytree(shipped / layer / source, lake.project_dir / "dag" / layer / source)
+        shutil.copytree(sample / "raw" / source, lake.landing / "raw" / source)
+    if "shopify" in sources:
+        shutil.copytree(shipped / "enriched", lake.project_dir / "dag" / "enriched")
+    return lake
 
 
 @pytest.fixture
-def shop(lake: ScratchLake) -> ScratchLake:
-    return shipped_lake(lake)
+def shop(lake: ScratchLake, sample_shop: Path) -> ScratchLake:
+    """All nine streams."""
+    return shipped_lake(lake, sample_shop, "shopify", "klaviyo")
+
+
+@pytest.fixture
+def shopify(lake: ScratchLake, sample_shop: Path) -> ScratchLake:
+    """What fct_sales needs, and customers."""
+    return shipped_lake(lake, sample_shop, "shopify")

@@ -8,23 +8,21 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 
 from lakeward.check import check
 from lakeward.errors import LakeError
-from tests.conftest import MODEL, REPOSITORY, ScratchLake, run_program
+from samples.shop import land
+from tests.conftest import MODEL, ScratchLake, launcher, run_program
+from tests.functional.conftest import DAYS
 
 
 def test_run_twice_from_the_root_and_from_orchestration(shop: ScratchLake) -> None:
     first = shop.cli("run")
     assert "fed " in first.stdout
     assert "built fct_sales" in first.stdout
-    second = subprocess.run(
-        [str(Path(sys.executable).parent / "lakeward"), "run"],
-        cwd=shop.project_dir, check=True, capture_output=True, text=True,
-    )  # fmt: skip
+    second = run_program("lakeward", "run", cwd=shop.project_dir)
     assert "nothing pending in 9 streams" in second.stdout
     assert "nothing to build" in second.stdout
 
@@ -40,15 +38,14 @@ def test_run_twice_from_the_root_and_from_orchestration(shop: ScratchLake) -> No
     assert set(rows[0]) == {"order_id", "net_sales"}
 
 
-def test_build_runs_only_marts_whose_upstreams_changed(shop: ScratchLake) -> None:
-    shop.cli("run")
-    sample = str(REPOSITORY / "samples/shop.py")
-    run_program("python", sample, "--out", str(shop.landing), "--days", "7", cwd=shop.root)
-    shop.cli("feed", "shopify/customers")
-    assert "nothing to build" in shop.cli("build").stdout
-    shop.cli("feed", "shopify/orders")
-    assert "built fct_sales (int_shopify__orders changed)" in shop.cli("build").stdout
-    assert "nothing to build" in shop.cli("build").stdout
+def test_build_runs_only_marts_whose_upstreams_changed(shopify: ScratchLake) -> None:
+    shopify.cli("run")
+    land(shopify.landing, days=DAYS + 1, streams=["shopify/orders", "shopify/customers"])
+    shopify.cli("feed", "shopify/customers")
+    assert "nothing to build" in shopify.cli("build").stdout
+    shopify.cli("feed", "shopify/orders")
+    assert "built fct_sales (int_shopify__orders changed)" in shopify.cli("build").stdout
+    assert "nothing to build" in shopify.cli("build").stdout
 
 
 def test_a_mart_that_fails_is_red_until_it_builds(lake: ScratchLake) -> None:
@@ -195,20 +192,17 @@ def test_mistakes_of_the_user_exit_2_and_say_what_to_do(lake: ScratchLake) -> No
 def test_feed_watch_loads_what_lands_while_it_runs_and_stops_cleanly(lake: ScratchLake) -> None:
     lake.add_stream("shop/items")
     lake.land("shop/items", 1, "a.parquet", range(3))
-    watching = subprocess.Popen(
-        [str(Path(sys.executable).parent / "lakeward"), "feed", "--watch"],
-        cwd=lake.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    watching = launcher().start("lakeward", "feed", "--watch", cwd=lake.root)
     try:
         _wait_for_rows(lake, 3)
         lake.land("shop/items", 2, "b.parquet", range(3, 8))
         _wait_for_rows(lake, 8)
     finally:
-        watching.send_signal(signal.SIGINT)
-        _, said = watching.communicate(timeout=30)
-    assert watching.returncode == 130
-    assert "interrupted" in said
-    assert "Traceback" not in said
+        watching.kill(signal.SIGINT)
+        done = watching.wait(30)
+    assert done.returncode == 130
+    assert "interrupted" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def _wait_for_rows(lake: ScratchLake, rows: int) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -18,7 +16,7 @@ import pytest
 from lakeward import intake
 from lakeward.lake import open_lake
 from lakeward.landing import open_landing
-from tests.conftest import MODEL, ScratchLake
+from tests.conftest import MODEL, ScratchLake, launcher
 
 
 def test_1_every_landed_file_reaches_every_model_of_its_stream_exactly_once(lake: ScratchLake) -> None:
@@ -51,13 +49,10 @@ def test_2_a_killed_feed_loses_nothing_and_doubles_nothing(embedded_lake: Scratc
         lake.land("shop/items", day, "a.parquet", range(day * 100, day * 100 + 100))
     lake.project()
 
-    for moment in (3.0, 4.2, 5.1):
-        feeding = subprocess.Popen(
-            [str(Path(sys.executable).parent / "lakeward"), "feed"],
-            cwd=lake.root, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+    for moment in (0.8, 1.7, 2.6):
+        feeding = launcher().start("lakeward", "feed", cwd=lake.root)
         time.sleep(moment)
-        os.killpg(feeding.pid, signal.SIGKILL)
+        feeding.kill()
         feeding.wait()
     lake.cli("feed")
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from tests.conftest import MODEL, ScratchLake
+from tests.functional.conftest import shipped_lake
 
 SEED_SNIPPET = """
 {{ config(tags=['enriched'], materialized='table') }}
@@ -26,11 +27,9 @@ order by order_date
 
 
 def test_every_dbt_command_works_on_the_shipped_lake_with_the_embedded_catalog(
-    embedded_lake: ScratchLake,
+    embedded_lake: ScratchLake, sample_shop: Path
 ) -> None:
-    from tests.functional.conftest import shipped_lake
-
-    lake = shipped_lake(embedded_lake)
+    lake = shipped_lake(embedded_lake, sample_shop, "shopify", "klaviyo")
     lake.write("dag/enriched/sales/fct_scratch.sql", SEED_SNIPPET)  # the seed's, verbatim
     lake.dbt("parse")
     files = [str(path) for path in sorted((lake.landing / "raw/shopify/orders").rglob("*.parquet"))]
@@ -112,13 +111,13 @@ def test_a_table_dropped_by_hand_is_built_again_from_everything(lake: ScratchLak
     assert lake.query("select distinct build from meta.feeder_files") == [(2,)]
 
 
-def test_a_shop_without_refunds_has_its_fct_sales_with_returns_zero(shop: ScratchLake) -> None:
+def test_a_shop_without_refunds_has_its_fct_sales_with_returns_zero(shopify: ScratchLake) -> None:
     import shutil
 
-    shutil.rmtree(shop.landing / "raw/shopify/order_refunds")
-    shop.cli("run")
-    assert shop.query("select count(*) from int_shopify__order_refunds") == [(0,)]
-    rows, returned = shop.query("select count(*), sum(returns) from fct_sales")[0]
+    shutil.rmtree(shopify.landing / "raw/shopify/order_refunds")
+    shopify.cli("run")
+    assert shopify.query("select count(*) from int_shopify__order_refunds") == [(0,)]
+    rows, returned = shopify.query("select count(*), sum(returns) from fct_sales")[0]
     assert rows > 0
     assert returned == 0
 

@@ -20,8 +20,8 @@ def fill(text: str) -> str:
     return re.sub(r"(?<!\{)\{(\w+)\}(?!\})", lambda found: FILLED[found[1]], text)
 
 
-def test_the_documents_blocks_make_a_flow_for_an_unknown_stream(shop: ScratchLake) -> None:
-    lake = shop
+def test_the_documents_blocks_make_a_flow_for_an_unknown_stream(shopify: ScratchLake) -> None:
+    lake = shopify
     (stream_json, *_) = code_blocks("json")
     processed, enriched, *_ = code_blocks("sql")
     lake.write(fill("dag/streams/{source}/{stream}.json"), fill(stream_json))
