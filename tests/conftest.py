@@ -107,8 +107,7 @@ class ScratchLake:
         """In this process, with one worker; the CLI's way is `cli`."""
         project = self.project()
         said: list[Progress] = []
-        settings = project.settings.model_copy(update={"workers": 1})
-        with open_tools(settings, said.append) as tools:
+        with open_tools(project.settings, said.append) as tools:
             chosen = [stream for stream in project.streams if not streams or stream.id in streams]
             jobs = [(stream, project.manifest.of_stream(stream.tag)) for stream in chosen]
             return {report.stream: report for report in feed_all(jobs, tools)}
@@ -201,6 +200,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("LAKEWARD_", "AWS_", "DBT_")):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("LAKEWARD_WORKERS", "1")  # more would import dbt again; some tests want that
 
 
 @pytest.fixture(scope="session")

@@ -65,11 +65,14 @@ def plan_build(manifest: Manifest, lake: Lake) -> list[Mart]:
 
 
 def build(marts: Sequence[Mart], transform: Transform, ledger: Ledger) -> dict[str, str]:
-    """Run what is due, in one dbt invocation; returns the errors by model. One broken mart stops itself."""
-    due = [mart.name for mart in marts if mart.is_due]
-    errors = {result.model: str(result.error) for result in transform.run(due) if result.error is not None}
+    """Run the marts, upstream first, in one dbt invocation; returns the errors by model."""
+    known = {mart.name: mart.error for mart in marts}
+    errors = {
+        result.model: str(result.error) for result in transform.run([*known]) if result.error is not None
+    }
     for model, error in errors.items():
-        ledger.fail_build(model, error)
+        if error != known[model]:  # said once, however often it is tried
+            ledger.fail_build(model, error)
     return errors
 
 

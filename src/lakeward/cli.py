@@ -103,7 +103,7 @@ def feed(streams: StreamsArgument = None, watch: Watch = False, json: Json = Fal
     """Load every pending file into its stream's models."""
     from lakeward import rounds
 
-    _go(lambda project, tools: rounds.feed(_chosen(project, streams), project, tools), watch=watch, json=json)
+    _go(lambda project, *rest: rounds.feed(_chosen(project, streams), project, *rest), watch=watch, json=json)
 
 
 @app.command()

@@ -80,8 +80,9 @@ class EmbeddedCatalog:
             except BlockingIOError:
                 pass
             else:
-                with suppress(LakeError):  # it was killed: then there is nothing to stop
+                with suppress(LakeError, OSError):  # it was killed: then there is nothing to stop
                     _pg("pg_ctl", "stop", "--mode=fast", "--silent", f"--pgdata={_data_dir(self._state)}")
+                    Path(self.host).rmdir()
             self._users.close()
             self._users = None
 

@@ -150,8 +150,10 @@ def feed(stream: Stream, models: Sequence[Model], tools: Tools, found: Found | N
             found = None
     else:
         report.errors |= {model.name: f"lost to another writer {_ATTEMPTS} times" for model in models}
+    known = {state.model: state.totals.error for state in reading.models}
     for model, error in report.errors.items():
-        tools.ledger.fail(stream, [model], error)
+        if error != known[model]:  # said once, however often it is tried
+            tools.ledger.fail(stream, model, error)
     report.seconds = (datetime.now(UTC) - started).total_seconds()
     return report
 

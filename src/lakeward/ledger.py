@@ -33,10 +33,9 @@ class Ledger:
     def quarantine(self, stream: Stream, state: ModelState, file: LandedFile, reason: str) -> None:
         self._event(stream, state.model, "quarantined", state.build, file, reason)
 
-    def fail(self, stream: Stream, models: Sequence[str], reason: str) -> None:
-        """Remember that a feed stopped, for `status`; the next applied file makes it history."""
-        for model in models:
-            self._event(stream, model, "failed", 0, None, reason)
+    def fail(self, stream: Stream, model: str, reason: str) -> None:
+        """Remember that a feed stopped, for `status`; the model's next applied file makes it history."""
+        self._event(stream, model, "failed", 0, None, reason)
 
     def fail_build(self, model: str, reason: str) -> None:
         """Remember that a mart could not be built; its next build makes it history."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,18 +58,25 @@ class Transform:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._manifest: DbtManifest | None = None
+        # Two processes writing one target folder would overwrite each other's artifacts.
+        self._scratch = settings.state_dir / "dbt" / str(os.getpid())
 
     def __enter__(self) -> Transform:
+        for left in self._scratch.parent.glob("[0-9]*"):
+            if not _is_running(int(left.name)):  # it was killed
+                shutil.rmtree(left, ignore_errors=True)
         return self
 
     def __exit__(self, *_: object) -> None:
         _close_connection()
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def parse(self) -> None:
         """`dbt parse`. Raises TransformError with dbt's words; the last good manifest stays."""
+        began = time.time_ns()
         self._invoke(["parse"], own_target=False)
-        # dbt leaves the file alone when nothing changed; its time says how far the project was looked at.
-        os.utime(manifest_path(self._settings.project_dir))
+        # dbt leaves the file alone when nothing changed. Its time says up to when changes are in it.
+        os.utime(manifest_path(self._settings.project_dir), ns=(began, began))
 
     def feed(self, tag: str, plans: Mapping[str, Plan], *, whole: bool) -> list[ModelResult]:
         """`dbt run --select tag:{source}__{stream}` on the planned files; one snapshot per model.
@@ -86,11 +95,12 @@ class Transform:
 
     def _run(self, arguments: list[str], *, expected: set[str]) -> list[ModelResult]:
         result = self._invoke(["run", *arguments], own_target=True)
+        failed = {item.node.unique_id: item.node.name for item in result if item.status != RunStatus.Success}
         found = [
             ModelResult(
                 model=str(item.node.alias),  # type: ignore[union-attr]
                 seconds=item.execution_time,
-                error=None if item.status == RunStatus.Success else _as_error(str(item.message)),
+                error=None if item.status == RunStatus.Success else _error_of(item, failed),
             )
             for item in result
         ]
@@ -107,15 +117,21 @@ class Transform:
         flags = ["--project-dir", str(project), "--profiles-dir", str(project), "--log-level", "none"]
         flags += ["--log-level-file", "none", "--no-use-colors", "--no-version-check"]
         if own_target:
-            # Two processes writing one target folder would overwrite each other's artifacts.
-            scratch = self._settings.state_dir / "dbt" / str(os.getpid())
-            flags += ["--target-path", str(scratch), "--log-path", str(scratch), "--no-write-json"]
+            place = str(self._scratch)
+            flags += ["--target-path", place, "--log-path", place, "--no-write-json"]
             self._manifest = self._manifest or DbtManifest.from_msgpack(manifest_path(project).read_bytes())
         with _undisturbed():
             done = dbtRunner(manifest=self._manifest if own_target else None).invoke([*arguments, *flags])
         if done.exception is not None:
             raise _as_error(str(done.exception)) from done.exception
         return list(done.result.results) if isinstance(done.result, RunExecutionResult) else []
+
+
+def _error_of(item: RunResult, failed: Mapping[str, str]) -> LakewardError:
+    if item.status == RunStatus.Skipped:
+        upstream = [failed[name] for name in item.node.depends_on_nodes if name in failed]
+        return TransformError(f"skipped: {', '.join(upstream) or 'something upstream'} failed")
+    return _as_error(str(item.message))
 
 
 def _as_error(message: str) -> LakewardError:
@@ -140,6 +156,16 @@ def _told(message: str) -> str:
             break
         lines.append(line.strip())
     return " ".join(line for line in lines if line)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 @contextmanager

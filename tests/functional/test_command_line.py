@@ -18,7 +18,10 @@ from tests.conftest import MODEL, ScratchLake, launcher, run_program
 from tests.functional.conftest import DAYS
 
 
-def test_run_twice_from_the_root_and_from_orchestration(shop: ScratchLake) -> None:
+def test_run_twice_from_the_root_and_from_orchestration(
+    shop: ScratchLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAKEWARD_WORKERS", "2")
     first = shop.cli("run")
     assert "fed " in first.stdout
     assert "built fct_sales" in first.stdout
@@ -215,3 +218,17 @@ def _wait_for_rows(lake: ScratchLake, rows: int) -> None:
             pass  # not there yet
         time.sleep(0.5)
     pytest.fail(f"int_shop__items did not reach {rows} rows")
+
+
+def test_a_mart_on_a_failed_mart_says_so_and_both_are_red(lake: ScratchLake) -> None:
+    lake.add_stream("shop/items")
+    config = "{{ config(tags=['enriched'], materialized='table') }}\n"
+    lake.write("dag/enriched/fct_a.sql", config + "select nothing from {{ ref('int_shop__items') }}")
+    lake.write("dag/enriched/fct_b.sql", config + "select * from {{ ref('fct_a') }}")
+    lake.land("shop/items", 1, "a.parquet", range(3))
+    said = lake.cli("run", check=False).stderr
+    assert "fct_b: skipped: fct_a failed" in said
+    assert lake.cli("run", check=False).returncode == 1
+    marts = json.loads(lake.cli("status", "--json", check=False).stdout)["marts"]
+    assert [mart["name"] for mart in marts if mart["error"]] == ["fct_a", "fct_b"]
+    assert lake.query("select count(*) from meta.build_log") == [(2,)]  # the same error is said once

@@ -55,6 +55,7 @@ def team_lake(
         "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3_port}",
         "AWS_REGION": "us-east-1",
+        "LAKEWARD_WORKERS": "2",
     }.items():
         monkeypatch.setenv(name, value)
     return embedded_lake
