@@ -1,191 +1,22 @@
-"""A scratch lake per test, on one real Postgres per session, fed by the real engine and real dbt."""
+"""Fixtures: a scratch lake per test, on one real Postgres per session."""
 
 from __future__ import annotations
 
-import atexit
-import json
 import os
 import shutil
-import socket
-import subprocess
+import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
 
-import duckdb
 import pytest
 
-from lakeward.feed import FeedReport, Progress
-from lakeward.lake import open_lake
-from lakeward.project import Project, open_project, open_tools
-from lakeward.workers import feed_all
-from tests.launcher import Launcher
+from tests.scratch import PostgresServer, ScratchLake, remove_catalog, scratch_lake
 
-REPOSITORY = Path(__file__).parent.parent
 EXPECTED_SKIPS = Path(__file__).parent / "expected_skips.txt"
-
-MODEL = """
-{{ config(
-    tags=['processed', 'SOURCE__STREAM'],
-    materialized='incremental',
-    unique_key='item_id',
-    incremental_strategy='delete+insert'
-) }}
-
-select
-    filename as _source_file,
-    id as item_id,
-    attributes::JSON->>'$.word' as word,
-    cast(attributes::JSON->>'$.amount' as double) as amount,
-    _airbyte_extracted_at,
-    year,
-    month,
-    day
-
-from read_parquet({{ var("files") }}, filename=true, hive_partitioning=true)
-
-qualify row_number() over (partition by id order by _airbyte_extracted_at desc) = 1
-"""
-
-
-@dataclass
-class ScratchLake:
-    """A lake in a temporary folder; `land` writes what Airbyte would, everything else is the real thing."""
-
-    root: Path
-
-    @property
-    def project_dir(self) -> Path:
-        return self.root / "orchestration"
-
-    @property
-    def landing(self) -> Path:
-        return self.root / ".lake" / "landing"
-
-    def write(self, path: str, text: str) -> Path:
-        target = self.project_dir / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text)
-        return target
-
-    def add_stream(self, stream: str, *, config: dict[str, Any] | None = None, model: str = MODEL) -> None:
-        """A stream file and its model, by the conventions."""
-        source, name = stream.split("/")
-        self.write(f"dag/streams/{stream}.json", json.dumps(config or {}))
-        sql = model.replace("SOURCE", source).replace("STREAM", name)
-        self.write(f"dag/processed/{source}/int_{source}__{name}.sql", sql)
-
-    def land(
-        self, stream: str, day: int, name: str, ids: range, *, word: str = "a", at: str | None = None
-    ) -> Path:
-        """One landed file: a row per id, extracted at `at` (default: noon of its partition)."""
-        extracted = at or f"2026-11-{day:02} 12:00:00+00"
-        return self.land_sql(
-            stream,
-            day,
-            name,
-            f"""select 'r' || i as _airbyte_raw_id, timestamptz '{extracted}' as _airbyte_extracted_at,
-                1::bigint as _airbyte_generation_id, i::bigint as id,
-                {{'word': '{word}', 'amount': i * 1.5}} as attributes
-            from range({ids.start}, {ids.stop}) as t(i)""",
-        )
-
-    def land_sql(self, stream: str, day: int, name: str, select: str) -> Path:
-        folder = self.landing / "raw" / stream / f"year=2026/month=11/day={day:02}"
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".{name}.partial"
-        with duckdb.connect() as con:
-            con.execute(f"copy ({select}) to '{partial}' (format parquet)")
-        return partial.rename(folder / name)
-
-    def project(self) -> Project:
-        return open_project(self.root)
-
-    def feed(self, *streams: str) -> dict[str, FeedReport]:
-        """In this process, with one worker; the CLI's way is `cli`."""
-        project = self.project()
-        said: list[Progress] = []
-        with open_tools(project.settings, said.append) as tools:
-            chosen = [stream for stream in project.streams if not streams or stream.id in streams]
-            jobs = [(stream, project.manifest.of_stream(stream.tag)) for stream in chosen]
-            return {report.stream: report for report in feed_all(jobs, tools)}
-
-    def query(self, sql: str) -> list[tuple[Any, ...]]:
-        with open_lake(self.project().settings, read_only=True) as lake:
-            assert lake is not None
-            return lake.query(sql)
-
-    def table(self, model: str) -> list[tuple[Any, ...]]:
-        """Rows as (item_id, word), in key order."""
-        return self.query(f"select item_id, word from main.{model} order by all")
-
-    def events(self, event: str = "applied") -> list[str]:
-        """File names of the ledger's events, in the order they were written."""
-        rows = self.query(f"select path from meta.feeder_log where event = '{event}' order by rowid")
-        return [path.rsplit("/", 1)[-1] for (path,) in rows]
-
-    def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return run_program("lakeward", *arguments, cwd=self.root, check=check)
-
-    def dbt(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return run_program("dbt", *arguments, cwd=self.project_dir, check=check)
-
-
-@cache
-def launcher() -> Launcher:
-    made = Launcher()
-    atexit.register(made.close)
-    return made
-
-
-def run_program(
-    program: str, *arguments: str, cwd: Path, check: bool = True
-) -> subprocess.CompletedProcess[str]:
-    """A program of this environment, as a user would start it; shows what it said when it fails."""
-    done = launcher().start(program, *arguments, cwd=cwd).wait()
-    if check and done.returncode:
-        pytest.fail(f"{program} {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
-    return done
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class PostgresServer:
-    """A network Postgres on 127.0.0.1: the wheel's binaries, a database per lake."""
-
-    def __init__(self, folder: Path) -> None:
-        from lakeward import embedded
-
-        self._run = embedded._pg
-        self._data = folder / "data"
-        self.port = free_port()
-        embedded._own(folder)
-        self._run("initdb", f"--pgdata={self._data}", "--username=lake", "--auth=trust", "--no-sync")
-        self._run(
-            "pg_ctl", "start", "--wait", "--silent", f"--pgdata={self._data}",
-            f"--log={self._data}/server.log",
-            f"--options=-c listen_addresses=127.0.0.1 -p {self.port} -c unix_socket_directories= "
-            "-c fsync=off -c max_connections=300",
-        )  # fmt: skip
-
-    def create_database(self, name: str) -> str:
-        self._run("createdb", "--host=127.0.0.1", f"--port={self.port}", "--username=lake", name)
-        return f"postgresql://lake@127.0.0.1:{self.port}/{name}"
-
-    def stop(self) -> None:
-        self._run("pg_ctl", "stop", "--mode=immediate", "--silent", f"--pgdata={self._data}")
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    import tempfile
-
     # Not pytest's own folder: as root the server runs as nobody, who may not enter that one.
     folder = Path(tempfile.mkdtemp(prefix="lakeward-test-"))
     folder.chmod(0o755)
@@ -229,25 +60,6 @@ def lake(
     name = f"lake{abs(hash(embedded_lake.root)):x}"
     monkeypatch.setenv("LAKEWARD_CATALOG_URL", postgres.create_database(name))
     return embedded_lake
-
-
-def remove_catalog(root: Path) -> None:
-    """As root on a closed path the embedded catalog lies outside the temporary folder, behind a link."""
-    link = root / ".lake" / "catalog"
-    if link.is_symlink():
-        shutil.rmtree(link.resolve().parent)
-
-
-def scratch_lake(root: Path) -> ScratchLake:
-    """An empty lake with the repository's own project files and macros."""
-    shipped = REPOSITORY / "orchestration"
-    project = root / "orchestration"
-    (project / "dag" / "streams").mkdir(parents=True)
-    (root / ".lake" / "landing").mkdir(parents=True)
-    for name in ("dbt_project.yml", "profiles.yml", "lakeward.toml"):
-        shutil.copy(shipped / name, project / name)
-    shutil.copytree(shipped / "macros", project / "macros")
-    return ScratchLake(root)
 
 
 @pytest.hookimpl(trylast=True)

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from lakeward.cli import app
 from lakeward.settings import Settings, load_settings
 from samples.shop import STREAMS, land
-from tests.conftest import REPOSITORY
+from tests.scratch import REPOSITORY
 
 DOCS = REPOSITORY / "docs"
 REFERENCE = DOCS / "reference"

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from examples.faker.read import ConnectorFailed, Message, discover, land, read
-from tests.conftest import REPOSITORY, ScratchLake
+from tests.scratch import REPOSITORY, ScratchLake
 
 REQUIREMENT = "airbyte-source-faker==7.2.1"
 DAG = REPOSITORY / "examples" / "faker" / "orchestration" / "dag"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from samples.shop import land
-from tests.conftest import REPOSITORY, ScratchLake
+from tests.scratch import REPOSITORY, ScratchLake
 
 DAYS = 6
 

@@ -14,8 +14,8 @@ import pytest
 from lakeward.check import check
 from lakeward.errors import LakeError
 from samples.shop import land
-from tests.conftest import MODEL, ScratchLake, launcher, run_program
 from tests.functional.conftest import DAYS
+from tests.scratch import MODEL, ScratchLake, launcher, run_program
 
 
 def test_run_twice_from_the_root_and_from_orchestration(

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.conftest import REPOSITORY, remove_catalog
+from tests.scratch import REPOSITORY, remove_catalog
 
 
 def test_make_demo_twice_on_a_fresh_clone(tmp_path: Path) -> None:

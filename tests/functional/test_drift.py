@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.conftest import MODEL, ScratchLake
+from tests.scratch import MODEL, ScratchLake
 
 META = (
     "select 'r' as _airbyte_raw_id, timestamptz '2026-11-{day:02} 12:00:00+00' as _airbyte_extracted_at, "

@@ -16,7 +16,7 @@ import pytest
 from lakeward import intake
 from lakeward.lake import open_lake
 from lakeward.landing import open_landing
-from tests.conftest import MODEL, ScratchLake, launcher
+from tests.scratch import MODEL, ScratchLake, launcher
 
 
 def test_1_every_landed_file_reaches_every_model_of_its_stream_exactly_once(lake: ScratchLake) -> None:

@@ -13,7 +13,7 @@ from lakeward.errors import WriterConflict
 from lakeward.lake import as_lakeward_error
 from lakeward.project import open_tools
 from lakeward.transform import Transform  # noqa: TID253 - a test has the time
-from tests.conftest import MODEL, ScratchLake
+from tests.scratch import MODEL, ScratchLake
 
 
 def test_the_cursor_is_a_view_of_what_was_applied(lake: ScratchLake) -> None:

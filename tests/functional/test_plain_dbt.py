@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.conftest import MODEL, ScratchLake
 from tests.functional.conftest import shipped_lake
+from tests.scratch import MODEL, ScratchLake
 
 SEED_SNIPPET = """
 {{ config(tags=['enriched'], materialized='table') }}

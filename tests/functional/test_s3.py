@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from obstore.store import S3Store
 
-from tests.conftest import PostgresServer, ScratchLake, free_port
+from tests.scratch import PostgresServer, ScratchLake, free_port
 
 KEY, SECRET, BUCKET = "AKIDLAKEWARDTEST", "SECRETLAKEWARDTEST", "lake"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.conftest import REPOSITORY, ScratchLake
+from tests.scratch import REPOSITORY, ScratchLake
 
 FILLED = {"source": "warehouse", "stream": "stock_levels", "id_column": "stock_level_id", "metric": "stock",
           "domain": "supply"}  # fmt: skip
