@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lakeward.intake import Inspected, readable_together
+from lakeward.intake import Inspected
+from lakeward.schemas import grouped, readable_together
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def plan_batches(files: Sequence[Inspected], limits: Limits) -> list[list[Inspec
             index = len(groups)
             groups.append({})
             by_group.append([[]])
-        groups[index] |= dict(item.columns)
+        groups[index] = grouped(groups[index], item.columns)
         if not _fits(by_group[index][-1], item, limits):
             by_group[index].append([])
         by_group[index][-1].append(item)

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from obstore.exceptions import BaseError
-from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
+from obstore.store import from_url
 
 from lakeward.errors import ConfigError, LandingError
 from lakeward.partitions import is_landed_name, partition_date, partition_number
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
+    from obstore.store import ObjectStore
 
     from lakeward.settings import Settings
     from lakeward.streams import Stream
 
 _PAGE = 1000  # keys of one S3 list response
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +40,22 @@ class LandedFile:
     partition: date | None
 
 
+class Store(Protocol):
+    """Prefixes end with a slash."""
+
+    def pages(self, prefix: str) -> Iterator[list[LandedFile]]:
+        """All files below, a request per page; none below what does not exist."""
+
+    def folders(self, prefix: str) -> list[str]:
+        """Names of the folders directly below."""
+
+    def head(self, path: str) -> LandedFile | None: ...
+
+
 class Landing:
     """The landing zone of one lake. Safe to keep; opens no connection until asked."""
 
-    def __init__(self, store: ObjectStore, url: str) -> None:
+    def __init__(self, store: Store, url: str) -> None:
         self._store = store
         self._url = url
         self.requests = 0
@@ -64,29 +77,29 @@ class Landing:
         on: one request for the root and one per year, month and day folder that can hold them, whatever
         the history. Partition by partition because string order is not date order (`month=10` sorts
         before `month=9`).
+        Raises LandingError, for what cannot be listed, after what could be.
         """
         with _translated(self._url):
-            metas = self._all(stream.root) if since is None else self._since(stream.root, since)
-            for meta in metas:
-                if is_landed_name(meta["path"]):
-                    yield self._landed(meta)
+            yield from self._all(stream.root) if since is None else self._since(stream.root, since)
+
+    def list_partition(self, folder: str) -> Iterator[LandedFile]:
+        """The landed files below one folder. One request per 1,000 objects."""
+        with _translated(self._url):
+            yield from self._all(f"{folder}/")
 
     def head(self, path: str) -> LandedFile | None:
         """One file as it is now; None when it is not there. One request."""
         with _translated(self._url):
-            try:
-                self.requests += 1
-                return self._landed(self._store.head(path))
-            except FileNotFoundError:
-                return None
+            self.requests += 1
+            return self._store.head(path)
 
-    def _all(self, prefix: str) -> Iterator[ObjectMeta]:
+    def _all(self, prefix: str) -> Iterator[LandedFile]:
         self.requests += 1
-        for number, page in enumerate(self._store.list(prefix, chunk_size=_PAGE)):
+        for number, page in enumerate(self._store.pages(prefix)):
             self.requests += number > 0
-            yield from page
+            yield from (file for file in page if is_landed_name(file.path))
 
-    def _since(self, prefix: str, since: date) -> Iterator[ObjectMeta]:
+    def _since(self, prefix: str, since: date) -> Iterator[LandedFile]:
         for year_prefix, year in self._folders(prefix):
             if year < since.year:
                 continue
@@ -99,18 +112,95 @@ class Landing:
 
     def _folders(self, prefix: str) -> Iterator[tuple[str, int]]:
         self.requests += 1
-        for folder in self._store.list_with_delimiter(prefix)["common_prefixes"]:
-            number = partition_number(folder.rstrip("/").rsplit("/", 1)[-1])
+        for name in self._store.folders(prefix):
+            number = partition_number(name)
             if number is not None:
-                yield f"{folder.rstrip('/')}/", number
+                yield f"{prefix}{name}/", number
+
+
+class Objects:
+    """An object store, through obstore."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def pages(self, prefix: str) -> Iterator[list[LandedFile]]:
+        for page in self._store.list(prefix, chunk_size=_PAGE):
+            yield [self._landed(meta) for meta in page]
+
+    def folders(self, prefix: str) -> list[str]:
+        found = self._store.list_with_delimiter(prefix)["common_prefixes"]
+        return [folder.rstrip("/").rsplit("/", 1)[-1] for folder in found]
+
+    def head(self, path: str) -> LandedFile | None:
+        try:
+            return self._landed(self._store.head(path))
+        except FileNotFoundError:
+            return None
 
     def _landed(self, meta: ObjectMeta) -> LandedFile:
-        if isinstance(self._store, LocalStore):
-            modified_us = meta["last_modified"] - _EPOCH
-            etag = f"{meta['size']:x}-{modified_us // timedelta(microseconds=1):x}"
-        else:
-            etag = (meta["e_tag"] or "").strip('"')
+        etag = (meta["e_tag"] or "").strip('"')
         return LandedFile(meta["path"], etag, meta["size"], partition_date(meta["path"]))
+
+
+class Folder:
+    """A folder. obstore lists one too, but gives up at a name it does not like, as `a\\nb.parquet`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def pages(self, prefix: str) -> Iterator[list[LandedFile]]:
+        troubles: list[str] = []
+        yield from self._below(prefix, frozenset(), troubles)
+        if troubles:
+            raise PermissionError("; ".join(troubles))
+
+    def folders(self, prefix: str) -> list[str]:
+        try:
+            return [entry.name for entry in os.scandir(self._root / prefix) if entry.is_dir()]
+        except FileNotFoundError:
+            return []
+
+    def head(self, path: str) -> LandedFile | None:
+        try:
+            return self._landed(path, (self._root / path).stat())
+        except FileNotFoundError:
+            return None
+
+    def _below(
+        self, prefix: str, above: frozenset[tuple[int, int]], troubles: list[str]
+    ) -> Iterator[list[LandedFile]]:
+        """A page per folder that can be read; the rest is named in `troubles`.
+
+        Links are followed, but not back to a folder above.
+        """
+        try:
+            here = (self._root / prefix).stat()
+            entries = [] if (here.st_dev, here.st_ino) in above else list(os.scandir(self._root / prefix))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            troubles.append(str(error))
+            return
+        page = []
+        for entry in entries:
+            path = f"{prefix}{entry.name}"
+            try:
+                if entry.is_dir():
+                    yield from self._below(f"{path}/", above | {(here.st_dev, here.st_ino)}, troubles)
+                elif entry.is_file() and is_landed_name(path):
+                    path.encode()
+                    page.append(self._landed(path, entry.stat()))
+            except FileNotFoundError:
+                continue  # vanished between the two looks
+            except UnicodeEncodeError:
+                troubles.append(f"{path!r} has a name that is not UTF-8: rename it")
+            except OSError as error:
+                troubles.append(str(error))
+        yield page
+
+    def _landed(self, path: str, stat: os.stat_result) -> LandedFile:
+        return LandedFile(path, f"{stat.st_size:x}-{stat.st_mtime_ns:x}", stat.st_size, partition_date(path))
 
 
 def open_landing(settings: Settings) -> Landing:
@@ -134,17 +224,16 @@ def open_landing(settings: Settings) -> Landing:
         store = from_url(url, **{k: v for k, v in options.items() if v is not None})
     except (BaseError, ValueError) as error:
         raise ConfigError(f"landing_url {url}: {error}", hint="use a folder or s3://bucket/prefix") from error
-    return Landing(store, url)
+    return Landing(Objects(store), url)
 
 
-def _folder(path: Path, settings: Settings) -> ObjectStore:
-    if path.is_dir():
-        return LocalStore(path)
-    if path.is_relative_to(settings.state_dir):
-        return MemoryStore()  # a new lake: nothing has ever landed, and reading creates nothing
-    raise ConfigError(
-        f"landing_url {path}: no such folder", hint="create it, or set landing_url to where files land"
-    )
+def _folder(path: Path, settings: Settings) -> Folder:
+    """In a new lake nothing has ever landed, and reading creates nothing."""
+    if not path.is_dir() and not path.is_relative_to(settings.state_dir):
+        raise ConfigError(
+            f"landing_url {path}: no such folder", hint="create it, or set landing_url to where files land"
+        )
+    return Folder(path)
 
 
 @contextmanager
@@ -156,7 +245,7 @@ def _translated(url: str) -> Iterator[None]:
             f"cannot read the landing zone {url}: {str(error).splitlines()[0]}",
             hint="check the address, the credentials (AWS_*) and the network; nothing was marked as done",
         ) from error
-    except PermissionError as error:
+    except OSError as error:
         raise LandingError(
-            f"cannot read the landing zone {url}: {error}", hint="let this user read the folder"
+            f"cannot read the landing zone {url}: {error}", hint="let this user read it"
         ) from error
