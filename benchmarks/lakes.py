@@ -19,6 +19,7 @@ from unittest.mock import patch
 import duckdb
 
 from lakeward.lake import open_lake
+from lakeward.manifest import manifest_path
 from lakeward.settings import Settings, load_settings
 from lakeward.sql import escape_glob, quote_list
 
@@ -67,6 +68,7 @@ def fresh_lake(project: Path, landing: Path, scratch: Path) -> Iterator[Lake]:
     root = Path(tempfile.mkdtemp(prefix="lake-", dir=scratch))
     root.chmod(0o755)  # or the catalog of a root user would move to /var/lib
     shutil.copytree(project, root / "orchestration")
+    manifest_path(root / "orchestration").touch()  # copied before the files that it was made from
     settings = load_settings(root / "orchestration", {"LAKEWARD_LANDING_URL": str(landing)})
     env = {key: value for key, value in os.environ.items() if not key.startswith(("LAKEWARD_", "DBT_"))}
     env["LAKEWARD_LANDING_URL"] = str(landing)

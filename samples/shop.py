@@ -102,7 +102,11 @@ def land(
                         rows = f"(select *, {po_number} from {rows})"
                 landed[stream] += _sync(con, out, stream, rows, synced, rows_per_file)
             synced = _midnight(start, _LATE_OF) + _SYNC_AT - timedelta(minutes=5)
-            if day == _LATE_ON and "shopify/orders" in landed and not _files(out, "shopify/orders", synced):
+            if day != _LATE_ON or "shopify/orders" not in landed:
+                continue
+            if known := _files(out, "shopify/orders", synced):
+                landed["shopify/orders"] += Landed("shopify/orders", skipped=known)
+            else:
                 con.execute(f"create or replace temp table states as from late_orders({_LATE_OF})")
                 landed["shopify/orders"] += _sync(
                     con, out, "shopify/orders", "order_rows('states')", synced, rows_per_file

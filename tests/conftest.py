@@ -74,5 +74,5 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         report.nodeid for report in reporter.stats.get("skipped", []) if report.nodeid not in expected
     ]
     if surprising:
-        print(f"\nskipped without a reason in {EXPECTED_SKIPS.name}: {surprising}")  # noqa: T201
+        print(f"\nskipped without a reason in {EXPECTED_SKIPS.name}: {surprising}")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -156,6 +156,7 @@ def _serve(listening: socket.socket) -> Callable[[], None]:
 
 def _run(request: dict[str, Any]) -> None:
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])

@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 
 from lakeward import embedded
-from lakeward.feed import FeedReport, Progress
+from lakeward.attempt import FeedReport, Progress
 from lakeward.lake import open_lake
 from lakeward.project import Project, open_project, open_tools
 from lakeward.workers import feed_all
@@ -45,6 +45,10 @@ from read_parquet({{ var("files") }}, filename=true, hive_partitioning=true)
 
 qualify row_number() over (partition by id order by _airbyte_extracted_at desc) = 1
 """
+
+# Without a key a file loaded twice shows as doubled rows.
+APPEND = MODEL.replace("    unique_key='item_id',\n", "").replace("delete+insert", "append")
+APPEND = APPEND[: APPEND.index("qualify")]
 
 
 @dataclass
@@ -114,6 +118,14 @@ class ScratchLake:
             assert lake is not None
             return lake.query(sql)
 
+    def tables(self) -> list[str]:
+        """Of `lakehouse.main`."""
+        rows = self.query(
+            "select table_name from duckdb_tables() where database_name = 'lakehouse' "
+            "and schema_name = 'main' order by all"
+        )
+        return [name for (name,) in rows]
+
     def table(self, model: str) -> list[tuple[Any, ...]]:
         """Rows as (item_id, word), in key order."""
         return self.query(f"select item_id, word from main.{model} order by all")
@@ -162,6 +174,7 @@ class PostgresServer:
         self._run = embedded._pg
         self._data = folder / "data"
         self.port = free_port()
+        self._server = ("--host=127.0.0.1", f"--port={self.port}", "--username=lake")
         embedded._own(folder)
         self._run("initdb", f"--pgdata={self._data}", "--username=lake", "--auth=trust", "--no-sync")
         self._run(
@@ -172,7 +185,16 @@ class PostgresServer:
         )  # fmt: skip
 
     def create_database(self, name: str) -> str:
-        self._run("createdb", "--host=127.0.0.1", f"--port={self.port}", "--username=lake", name)
+        self._run("createdb", *self._server, name)
+        return self.url(name)
+
+    def copy_database(self, name: str, copy: str) -> None:
+        self._run("createdb", *self._server, f"--template={name}", copy)
+
+    def drop_database(self, name: str) -> None:
+        self._run("dropdb", *self._server, "--force", name)
+
+    def url(self, name: str) -> str:
         return f"postgresql://lake@127.0.0.1:{self.port}/{name}"
 
     def stop(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 
 
 def main() -> None:
@@ -11,11 +12,13 @@ def main() -> None:
     That search is a tenth of a start, and half a second of the end of a command that needed dbt.
     """
     gc.disable()
-    from lakeward.cli import main as run
-
-    gc.enable()
     try:
+        from lakeward.cli import main as run
+
+        gc.enable()
         run()
+    except KeyboardInterrupt:
+        sys.exit(130)
     finally:
         gc.freeze()
 

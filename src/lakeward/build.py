@@ -64,11 +64,13 @@ def plan_build(manifest: Manifest, lake: Lake) -> list[Mart]:
     return marts
 
 
-def build(marts: Sequence[Mart], transform: Transform, ledger: Ledger) -> dict[str, str]:
+def build(marts: Sequence[Mart], manifest: Manifest, transform: Transform, ledger: Ledger) -> dict[str, str]:
     """Run the marts, upstream first, in one dbt invocation; returns the errors by model."""
     known = {mart.name: mart.error for mart in marts}
     errors = {
-        result.model: str(result.error) for result in transform.run([*known]) if result.error is not None
+        result.model: str(result.error)
+        for result in transform.run([model for model in manifest.enriched() if model.name in known])
+        if result.error is not None
     }
     for model, error in errors.items():
         if error != known[model]:  # said once, however often it is tried

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lakeward.errors import LakewardError
+from lakeward.manifest import packaged_macros
 from lakeward.streams import load_stream, stream_files
 
 if TYPE_CHECKING:
     from lakeward.manifest import Manifest, Model
 
+_WINDOW = re.compile(r"over\s*\((?:[^()]|\([^()]*\))*\)", re.IGNORECASE)
 _NAME = re.compile(r"^int_(?P<source>[a-z0-9_]+?)__(?P<stream>[a-z0-9_]+)$")
 
 
@@ -57,7 +59,7 @@ def _streams_load(project_dir: Path) -> Iterator[Finding]:
 
 def _macros_are_current(project_dir: Path) -> Iterator[Finding]:
     """macros/lakeward.sql is the one of the installed lakeward."""
-    packaged = Path(__file__).with_name("macros") / "lakeward.sql"
+    packaged = packaged_macros()
     own = project_dir / "macros" / "lakeward.sql"
     if not own.is_file() or own.read_text() != packaged.read_text():
         yield Finding(
@@ -150,7 +152,7 @@ def _can_be_guarded(model: Model, tags: set[str]) -> Iterator[Finding]:
     """A processed model with a key selects _airbyte_extracted_at, and uses delete+insert."""
     if not _is_processed(model) or not model.unique_key:
         return
-    if "_airbyte_extracted_at" not in model.raw_code:
+    if "_airbyte_extracted_at" not in _WINDOW.sub("", model.raw_code):
         yield _finding(
             "guardable", model, "does not select _airbyte_extracted_at",
             "without it nothing tells an older version of a row from a newer one that landed before it",
@@ -174,14 +176,10 @@ def _in_main(model: Model, tags: set[str]) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _is_incremental(model: Model, tags: set[str]) -> Iterator[Finding]:
-    """A processed model is incremental."""
-    if _is_processed(model) and model.materialized != "incremental":
-        yield _finding(
-            "is_incremental", model, f"is materialized as {model.materialized}",
-            "every batch would replace the table by its own rows",
-            "materialized='incremental'",
-        )  # fmt: skip
+def _can_be_fed(model: Model, tags: set[str]) -> Iterator[Finding]:
+    """A model with a stream's tag is incremental, has lakeward's hooks and no full_refresh=true."""
+    if model.unfit is not None and (_is_processed(model) or tags.intersection(model.stream_tags)):
+        yield _finding("can_be_fed", model, model.unfit.what, model.unfit.why, model.unfit.remedy)
 
 
 def _enriched_is_a_table(model: Model, tags: set[str]) -> Iterator[Finding]:
@@ -199,7 +197,7 @@ _MODEL_RULES = (
     _reads_files,
     _has_key,
     _can_be_guarded,
-    _is_incremental,
+    _can_be_fed,
     _in_main,
     _enriched_is_a_table,
 )

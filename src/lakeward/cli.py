@@ -20,9 +20,9 @@ from lakeward import console
 from lakeward.errors import ConfigError, LakewardError, NothingSelected
 from lakeward.lake import attach_statements, open_lake
 from lakeward.landing import open_landing
-from lakeward.ledger import Ledger
+from lakeward.ledger import FILE_COLUMNS, Ledger
 from lakeward.meta import is_set_up, set_up
-from lakeward.project import Project, open_project, open_transform
+from lakeward.project import Project, open_project, open_tools
 from lakeward.settings import find_project, load_settings
 from lakeward.status import status as read_status
 from lakeward.streams import Stream, find_stream
@@ -55,6 +55,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app()
+    except RuntimeError as error:
+        if str(error) != "Query interrupted":  # how DuckDB passes Ctrl-C on
+            raise
+        sys.exit(130)
     except LakewardError as error:
         console.err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code)
@@ -147,13 +151,14 @@ def status(json: Json = False) -> None:
 def files(stream: StreamArgument, json: Json = False) -> None:
     """List a stream's landed files and what became of each."""
     project = open_project(Path.cwd(), parse=False)
-    chosen = find_stream(project.streams, stream)
+    (chosen,) = _chosen(project, [stream])
     landed = sorted(open_landing(project.settings).list(chosen), key=lambda file: file.path)
     with open_lake(project.settings, read_only=True) as lake:
         rows = Ledger(lake).files(chosen) if lake is not None and is_set_up(lake) else []
     known = {(row["path"], row["etag"]) for row in rows}
     rows += [
-        {"path": file.path, "etag": file.etag, "model": None, "status": "pending", "size": file.size}
+        dict.fromkeys(FILE_COLUMNS)
+        | {"path": file.path, "etag": file.etag, "status": "pending", "size": file.size}
         for file in landed
         if (file.path, file.etag) not in known
     ]
@@ -183,7 +188,7 @@ def quarantine_retry(
 ) -> None:
     """Make quarantined files pending again; the next feed tries them."""
     project = open_project(Path.cwd(), parse=False)
-    chosen = find_stream(project.streams, stream)
+    (chosen,) = _chosen(project, [stream])
     with open_lake(project.settings) as lake:
         assert lake is not None
         set_up(lake, [])
@@ -197,25 +202,27 @@ def quarantine_retry(
 
 
 @app.command()
-def refresh(stream: StreamArgument) -> None:
+def refresh(stream: StreamArgument, json: Json = False) -> None:
     """Rebuild a stream's models from everything landed and not quarantined."""
     from lakeward.refresh import refresh as refresh_models
 
     with console.parsing():
         project = open_project(Path.cwd())
-    chosen = find_stream(project.streams, stream)
+    (chosen,) = _chosen(project, [stream])
     models = project.manifest.of_stream(chosen.tag)
     if not models:
         raise NothingSelected(f"{stream} has no model", hint="lakeward check")
     with (
-        open_lake(project.settings),
+        open_tools(project.settings, console.say) as tools,
         console.err.status(f"rebuilding {', '.join(model.name for model in models)}"),
-        open_transform(project.settings) as transform,
     ):
-        results = refresh_models(models, transform)
-    for result in results:
-        state = f"failed: {result.error}" if result.error else f"rebuilt in {result.seconds:.1f} s"
-        console.out.print(escape(f"{result.model}: {state}"), soft_wrap=True)
+        results = refresh_models(chosen, models, tools)
+    if json:
+        console.print_json({"models": [asdict(result) for result in results]})
+    for result in results if not json else []:
+        done = f"rebuilt from {result.files:,} files, {result.rows:,} rows"
+        told = f"not rebuilt: {result.error}" if result.error else done
+        console.out.print(escape(f"{result.model}: {told}"), soft_wrap=True)
     if any(result.error for result in results):
         raise typer.Exit(1)
 
@@ -230,6 +237,9 @@ def sql(
         if lake is None:
             raise _empty()
         columns, rows = lake.records(statement)
+    twice = sorted({column for column in columns if columns.count(column) > 1})
+    if json and twice:
+        raise ConfigError(f"two columns are called {twice[0]}", hint="name one of them: … as other")
     if json:
         console.print_json([dict(zip(columns, row, strict=True)) for row in rows])
     else:
@@ -245,6 +255,8 @@ def attach() -> None:
             raise _empty()
         for statement in attach_statements(settings):
             console.out.print(f"{statement};", markup=False, soft_wrap=True)
+    if settings.catalog_url is None:
+        console.err.print("the embedded catalog answers while a lakeward process runs: lakeward feed --watch")
 
 
 def _go(once: Round, *, watch: bool, json: bool) -> None:
@@ -262,7 +274,11 @@ def _chosen(project: Project, names: list[str] | None) -> list[Stream]:
     """The named streams, or all. Raises ConfigError when there is none: nothing selected is an error."""
     if not project.streams:
         raise ConfigError("the lake has no streams", hint="add dag/streams/{source}/{stream}.json with {}")
-    return [find_stream(project.streams, name) for name in names] if names else project.streams
+    return (
+        [find_stream(project.settings.project_dir, project.streams, name) for name in names]
+        if names
+        else project.streams
+    )
 
 
 def _empty() -> ConfigError:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,8 @@ from lakeward.manifest import is_fresh
 from lakeward.settings import find_project
 
 if TYPE_CHECKING:
+    from lakeward.attempt import FeedReport, Progress
     from lakeward.check import Finding
-    from lakeward.feed import FeedReport, Progress
     from lakeward.status import Status
 
 out = Console(highlight=False)
@@ -26,7 +27,8 @@ err = Console(stderr=True, highlight=False)
 
 
 def print_json(value: object) -> None:
-    print(json.dumps(value, default=_plain, ensure_ascii=False))  # noqa: T201 - not wrapped, not coloured
+    text = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+    print(text)  # noqa: T201 - not wrapped, not coloured
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
@@ -72,6 +74,8 @@ def status_notes(status: Status) -> list[str]:
     for stream in status.streams:
         if stream.error:
             notes.append(f"{stream.stream}: {stream.error}")
+        if stream.refreshed_by:
+            notes.append(f"{stream.stream}: being refreshed by {stream.refreshed_by}")
         if stream.is_late:
             notes.append(
                 f"{stream.stream}: newest record is {duration(stream.lag_seconds) or 'absent'}, "
@@ -110,6 +114,9 @@ def report_lines(report: FeedReport) -> list[str]:
         "its place; rename it at the source"
         for name in report.hidden_columns
     ]
+    lines += [f"{report.stream}: {path} cannot be reached: {why}" for path, why in report.unreachable.items()]
+    if report.refreshed_by is not None:
+        lines.append(f"{report.stream}: left alone, being refreshed by {report.refreshed_by}")
     if report.conflicts:
         lines.append(f"{report.stream}: another writer was faster; started over {report.conflicts} time(s)")
     lines += [f"{report.stream}: {model}: {error}" for model, error in report.errors.items()]
@@ -167,10 +174,20 @@ def _cell(value: object) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, datetime | date):
-        return value.isoformat()
-    if isinstance(value, Decimal):
-        return float(value)
-    if isinstance(value, timedelta):
-        return value.total_seconds()
+    """As JSON has it: decimals are numbers, intervals seconds, bytes hexadecimal, what is no number null."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float() | Decimal():
+            return float(value) if math.isfinite(value) else None
+        case datetime() | date() | time():
+            return value.isoformat()
+        case timedelta():
+            return value.total_seconds()
+        case bytes():
+            return value.hex()
+        case dict():
+            return {str(key): _plain(inner) for key, inner in value.items()}
+        case list() | tuple() | set():
+            return [_plain(inner) for inner in value]
     return str(value)

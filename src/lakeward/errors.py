@@ -3,7 +3,8 @@
 LakewardError
 ├─ ConfigError            a file or a flag must be edited (exit 2)
 ├─ LandingError           the object store did not answer (transient)
-├─ LakeError              the catalog or DuckDB refused (transient when the catalog is away)
+├─ LakeError              DuckDB or the catalog refused
+│  └─ CatalogUnavailable  the catalog did not answer (transient)
 ├─ TransformError         dbt failed; carries the models that did
 │  ├─ NothingSelected     dbt had no model to run: progress must not move
 │  ├─ DataError           rows of some landed file do not fit the model
@@ -51,6 +52,10 @@ class LandingError(LakewardError):
 
 class LakeError(LakewardError):
     pass
+
+
+class CatalogUnavailable(LakeError):
+    transient = True
 
 
 class TransformError(LakewardError):

@@ -7,6 +7,7 @@ fence, the post-hook records exactly it. The feeder and plain dbt (through the p
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lakeward.errors import LakeError, LandingError
+from lakeward.lake import error_kind
+from lakeward.schemas import Columns, KnownColumns
 from lakeward.sql import escape_glob, quote_identifier, quote_list, quote_literal
 
 if TYPE_CHECKING:
@@ -24,9 +27,12 @@ if TYPE_CHECKING:
     from lakeward.reading import Reading
     from lakeward.streams import Stream
 
-Columns = tuple[tuple[str, str], ...]
+CONTROL = "lakeward: a control run, undone"
+MISFIT = "does not fit the table's"  # in what the macros say of a value that would not survive its conversion
 
-_WIDENING = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "FLOAT", "DOUBLE"}
+# How DuckDB begins its errors when it could not get at the file, and when reading any file would fail.
+_UNREACHABLE = ("IO Error", "HTTP Error", "Connection Error", "Permission Error")
+_NOBODYS = ("Out of Memory Error", "INTERNAL Error", "FATAL Error", "Binder Error", "Catalog Error")
 
 
 @dataclass(frozen=True)
@@ -42,9 +48,20 @@ class Inspected:
 
 @dataclass(frozen=True)
 class Inspection:
-    readable: tuple[Inspected, ...]
-    unreadable: tuple[tuple[LandedFile, str], ...]  # to be quarantined, each with DuckDB's reason
-    vanished: tuple[LandedFile, ...]  # listed, then gone
+    """Each file of a listing is one of these; the reasons are DuckDB's words."""
+
+    readable: tuple[Inspected, ...] = ()
+    unreadable: tuple[tuple[LandedFile, str], ...] = ()  # no sound Parquet: to be quarantined
+    unreachable: tuple[tuple[LandedFile, str], ...] = ()  # the store would not give it: stays pending
+    vanished: tuple[LandedFile, ...] = ()  # listed, then gone
+
+    def __add__(self, other: Inspection) -> Inspection:
+        return Inspection(
+            self.readable + other.readable,
+            self.unreadable + other.unreadable,
+            self.unreachable + other.unreachable,
+            self.vanished + other.vanished,
+        )
 
 
 @dataclass(frozen=True)
@@ -59,82 +76,81 @@ class Plan:
     files: tuple[Inspected, ...]
     batch_id: str
     shape: str | None = None  # an empty Parquet file that brings columns none of the files has
+    is_control: bool = (
+        False  # is to fail at its very end with CONTROL: shows that the model can load the files
+    )
 
 
-def get_files_after_cursor(reading: Reading, landing: Landing, stream: Stream) -> list[LandedFile]:
-    """Pending files, oldest partition first.
+def get_files_after_cursor(
+    reading: Reading, landing: Landing, stream: Stream
+) -> tuple[list[LandedFile], LandingError | None]:
+    """Pending files, oldest partition first; and what kept the listing from being whole.
 
     Partition-aware: lists from the reading's lower bound, then takes away what the ledger holds.
     """
-    return reading.pending(landing.list(stream, reading.since))
+    troubles: list[LandingError] = []
+
+    def listed() -> Iterator[LandedFile]:
+        try:
+            yield from landing.list(stream, reading.since)
+        except LandingError as error:
+            troubles.append(error)
+
+    return reading.pending(listed()), troubles[0] if troubles else None
 
 
 def inspect(lake: Lake, landing: Landing, files: Sequence[LandedFile]) -> Inspection:
     """Read the footers of `files`. One pass when all are sound; a broken one is found by halving.
 
-    Raises LandingError when the store does not answer: that is nobody's broken file.
+    Raises LakeError for what is no file's fault, as too little memory.
     """
+    refused = {file: reason for file in files if (reason := _refusal(file)) is not None}
+    rest = [file for file in files if file not in refused]
+    return Inspection(unreadable=tuple(refused.items())) + _inspect(lake, landing, rest)
+
+
+def _refusal(file: LandedFile) -> str | None:
+    if file.partition is None:
+        return "lies in no year=/month=/day= folder"
+    if "\\" in file.path and escape_glob(file.path) != file.path:
+        return "its name has a backslash and one of * ? [ as well, which DuckDB cannot open: rename it"
+    return None
+
+
+def _inspect(lake: Lake, landing: Landing, files: Sequence[LandedFile]) -> Inspection:
     if not files:
-        return Inspection((), (), ())
-    outside = [file for file in files if file.partition is None]
-    if outside:
-        reason = "lies in no year=/month=/day= folder"
-        rest = inspect(lake, landing, [file for file in files if file.partition is not None])
-        return Inspection(
-            rest.readable, (*rest.unreadable, *((file, reason) for file in outside)), rest.vanished
-        )
+        return Inspection()
     try:
-        return Inspection(tuple(_footers(lake, landing, files)), (), ())
+        return Inspection(readable=tuple(_footers(lake, landing, files)))
     except LakeError as error:
         if len(files) == 1:
             return _culprit(landing, files[0], error)
     middle = len(files) // 2
-    left, right = inspect(lake, landing, files[:middle]), inspect(lake, landing, files[middle:])
-    return Inspection(
-        left.readable + right.readable,
-        left.unreadable + right.unreadable,
-        left.vanished + right.vanished,
-    )
+    return _inspect(lake, landing, files[:middle]) + _inspect(lake, landing, files[middle:])
 
 
-def readable_together(groups: Sequence[dict[str, str]], columns: Columns) -> int | None:
-    """Index of the first group of columns that a file with `columns` can be read beside; None: none.
-
-    DuckDB's union_by_name adds missing columns, merges struct fields and widens numbers; it fails or
-    turns values into NULL where a column is a timestamp here and a number there, or text here and a
-    struct there (airbytehq/airbyte#52559).
-    """
-    for index, group in enumerate(groups):
-        if all(name not in group or _compatible(group[name], kind) for name, kind in columns):
-            return index
-    return None
+def known_columns(ledger: Ledger, stream: Stream) -> KnownColumns:
+    """What the stream's file declares, and every column that was ever seen in a landed one."""
+    return KnownColumns([*(stream.columns or {}).items(), *ledger.columns(stream)])
 
 
 def record_new_columns(
-    ledger: Ledger, stream: Stream, known: dict[str, str], files: Iterable[Inspected]
+    ledger: Ledger, stream: Stream, known: KnownColumns, files: Iterable[Inspected]
 ) -> dict[str, str]:
     """Append columns (or types) first seen in `files` to the lake's memory; returns the new ones."""
-    seen = set(known.items())
     fresh: dict[str, str] = {}
     for item in files:
-        new = {name: kind for name, kind in item.columns if (name, kind) not in seen}
+        new = known.learn(item.columns)
         if new:
             ledger.record_columns(stream, new, item.file.path)
-            seen |= new.items()
             fresh |= new
     return fresh
 
 
-def hidden_columns(columns: Iterable[str]) -> list[str]:
-    """Columns of the files' own that nobody can select: DuckDB puts the partition's value in their place."""
-    return [name for name in columns if name.lower() in ("year", "month", "day")]
-
-
-def shape_for(lake: Lake, known: dict[str, str], files: Sequence[Inspected]) -> str | None:
+def shape_for(lake: Lake, landing: Landing, known: KnownColumns, files: Sequence[Inspected]) -> str | None:
     """An empty file with the known columns that `files` lack; None when they lack none."""
-    have = {name for item in files for name, _ in item.columns}
-    missing = tuple((name, kind) for name, kind in known.items() if name not in have)
-    return _shape(lake, missing) if missing else None
+    missing = known.missing_from([item.columns for item in files])
+    return _shape(lake, missing, landing.url("")) if missing else None
 
 
 def render(plan: Plan, landing: Landing) -> str:
@@ -196,17 +212,13 @@ def _describe(lake: Lake, url: str) -> Columns:
 
 def _culprit(landing: Landing, file: LandedFile, error: LakeError) -> Inspection:
     if landing.head(file.path) is None:
-        return Inspection((), (), (file,))
-    if error.message.startswith(("IO Error", "HTTP Error", "Connection Error")):
-        raise LandingError(f"{file.path}: {error.message}") from error
-    return Inspection((), ((file, error.message),), ())
-
-
-def _compatible(one: str, other: str) -> bool:
-    if one == other or {one, other} <= _WIDENING:
-        return True
-    alike = any(one.startswith(kind) and other.startswith(kind) for kind in ("STRUCT", "DECIMAL"))
-    return alike and one.endswith("[]") == other.endswith("[]")
+        return Inspection(vanished=(file,))
+    kind = error_kind(error.message)
+    if kind in _UNREACHABLE:
+        return Inspection(unreachable=((file, error.message),))
+    if kind in _NOBODYS:
+        raise error
+    return Inspection(unreadable=((file, error.message),))
 
 
 @cache
@@ -214,11 +226,16 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="lakeward-shapes-")
 
 
-def _shape(lake: Lake, columns: Columns) -> str:
-    folder = Path(_scratch().name, f"{abs(hash(columns)):x}", "year=1970", "month=1", "day=1")
+def _shape(lake: Lake, columns: Columns, landing_url: str) -> str:
+    """Hive keys in the landing root's own path are columns of every file: the shape must have them too."""
+    keys = [part for part in landing_url.split("/") if "=" in part]
+    name = f"{abs(hash((columns, landing_url))):x}"
+    folder = Path(_scratch().name, name, *keys, "year=1970", "month=1", "day=1")
     path = folder / "shape.parquet"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         nothing = ", ".join(f"null::{kind} as {quote_identifier(name)}" for name, kind in columns)
-        lake.query(f"copy (select {nothing} limit 0) to {quote_literal(str(path))} (format parquet)")
+        partial = folder / f"{threading.get_ident()}.partial"
+        lake.query(f"copy (select {nothing} limit 0) to {quote_literal(str(partial))} (format parquet)")
+        partial.rename(path)
     return str(path)

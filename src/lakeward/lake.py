@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 import duckdb
 
 from lakeward.embedded import DATABASE, USER, EmbeddedCatalog
-from lakeward.errors import ConfigError, LakeError, LakewardError, WriterConflict
+from lakeward.errors import CatalogUnavailable, ConfigError, LakeError, LakewardError, WriterConflict
 from lakeward.settings import CATALOG_SECRET, LAKE, Settings
 from lakeward.sql import quote_literal
 
@@ -25,7 +26,12 @@ from lakeward.sql import quote_literal
 # (pyproject.toml pins all four together).
 _EXTENSIONS = ("ducklake", "postgres_scanner")
 
+_KIND = re.compile(r"((?:[A-Za-z]+ )*Error|\w+Exception): ")
+_AWAY = re.compile(r"[Cc]onnect|server closed|terminating|starting up|shutting down|recovery mode")
+
 _SETUP = 7_202_611  # our advisory lock's number in the catalog database
+
+_setting_up = threading.Lock()  # dbt's threads share one DuckDB, and so the name of what is attached below
 
 Row = tuple[Any, ...]
 Connection = duckdb.DuckDBPyConnection
@@ -51,7 +57,7 @@ def prepare(con: Connection, settings: Settings, *, read_only: bool = False) -> 
             raise ConfigError(
                 f"memory_limit {settings.memory_limit!r}: {error}", hint="write it as in 4GB"
             ) from error
-    if "://" not in settings.data_url:
+    if "://" not in settings.data_url and not read_only:
         Path(settings.data_url).mkdir(parents=True, exist_ok=True)
     catalog = None
     if settings.catalog_url is None:
@@ -62,9 +68,15 @@ def prepare(con: Connection, settings: Settings, *, read_only: bool = False) -> 
         # Commits of other streams bump the snapshot number under ours: DuckLake retries, it does not fail.
         con.execute("set ducklake_max_retry_count = 100")
         _attach(con, read_only=read_only)
-    except duckdb.Error:
+    except duckdb.Error as error:
         if catalog is not None:
             catalog.close()
+        if "DATA_PATH parameter" in str(error):
+            said = first_line(str(error))
+            raise ConfigError(
+                f"data_url is {settings.data_url}, but this lake was made with another: {said}",
+                hint="set data_url back, or name another catalog for a new lake",
+            ) from error
         raise
     return catalog
 
@@ -122,16 +134,17 @@ def _setup_lock(con: Connection) -> Iterator[None]:
     Processes that create a catalog or set its options at once get errors, some of them a crash of DuckDB
     (seen with 1.5.5). Waits as long as the other needs; a killed holder lets go.
     """
-    guard = con.cursor()
-    guard.execute("attach if not exists '' as lakeward_setup (type postgres, secret lakeward_catalog)")
-    guard.execute("begin")
-    try:
-        guard.execute(f"call postgres_execute('lakeward_setup', 'select pg_advisory_xact_lock({_SETUP})')")
-        yield
-    finally:
-        guard.execute("rollback")
-        guard.execute("detach lakeward_setup")
-        guard.close()
+    with _setting_up, con.cursor() as guard:
+        guard.execute("attach if not exists '' as lakeward_setup (type postgres, secret lakeward_catalog)")
+        guard.execute("begin")
+        try:
+            guard.execute(
+                f"call postgres_execute('lakeward_setup', 'select pg_advisory_xact_lock({_SETUP})')"
+            )
+            yield
+        finally:
+            guard.execute("rollback")
+            guard.execute("detach lakeward_setup")
 
 
 def _is_absent(error: duckdb.Error) -> bool:
@@ -152,9 +165,11 @@ class Lake:
         """Column names and rows of a statement a person typed. Raises ConfigError with DuckDB's words."""
         try:
             result = self.con.execute(sql)
+            if self.con.description is None:
+                raise ConfigError("no statement was given", hint='lakeward sql "select 1"')
+            return [column[0] for column in result.description], result.fetchall()
         except duckdb.Error as error:
             raise ConfigError(str(error), hint="mend the statement") from error
-        return [column[0] for column in result.description or []], result.fetchall()
 
     @contextmanager
     def setup(self) -> Iterator[None]:
@@ -215,14 +230,25 @@ def translated() -> Iterator[None]:
 
 
 def as_lakeward_error(message: str) -> LakewardError:
+    line = first_line(message)
     if is_conflict(message):
-        return WriterConflict(first_line(message))
-    return LakeError(first_line(message))
+        return WriterConflict(line)
+    if error_kind(message) == "IO Error" and _AWAY.search(line):
+        return CatalogUnavailable(line, hint="is its Postgres up? nothing was marked as done")
+    return LakeError(line)
+
+
+def error_kind(message: str) -> str:
+    """`Conversion Error`: how DuckDB begins a message. Empty when it does not; never words of the data."""
+    found = _KIND.match(message.lstrip())
+    return found[1] if found else ""
 
 
 def is_conflict(message: str) -> bool:
     """Did another writer commit first? DuckLake's wording, or our fence's (macros/lakeward.sql)."""
-    return "Transaction conflict" in message or "lakeward: fence moved" in message
+    kind = error_kind(message)
+    lost = kind == "TransactionContext Error" and "Transaction conflict" in message
+    return lost or (kind in ("Invalid Input Error", "") and "lakeward: fence moved" in message)
 
 
 def first_line(message: str) -> str:

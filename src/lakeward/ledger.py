@@ -7,6 +7,7 @@ others' commits fail. meta.py has the tables, reading.py reads them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from lakeward.meta import META, retry
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from lakeward.landing import LandedFile
     from lakeward.reading import ModelState
     from lakeward.streams import Stream
+
+
+FILE_COLUMNS = ("path", "etag", "model", "status", "size", "rows", "batch_id", "error", "logged_at")
 
 
 class Ledger:
@@ -45,31 +49,36 @@ class Ledger:
             {"model": model, "error": reason},
         )
 
-    def release(self, stream: Stream, paths: Sequence[str] | None = None) -> list[str]:
-        """Make quarantined files (all, or those named) pending again; returns their paths."""
+    def release(
+        self, stream: Stream, paths: Sequence[str] | None = None, *, model: str | None = None
+    ) -> list[str]:
+        """Make quarantined files (all, or those named, of all models or one) pending again; returns paths."""
         rows = self._lake.query(
             f"select distinct path from {META}.feeder_files "
-            "where source = ? and stream = ? and status = 'quarantined' order by path",
-            [stream.source, stream.name],
+            "where source = $source and stream = $stream and status = 'quarantined' "
+            "and ($model is null or model = $model) order by path",
+            {"source": stream.source, "stream": stream.name, "model": model},
         )
         released = [path for (path,) in rows if paths is None or path in paths]
+        if not released:
+            return []
         self._append(
             "feeder_log",
-            f"select source, stream, model, build, 'released', path, etag, size, partition_date, generation, "
-            f"rows, extracted_at, null, null, null, now() from {META}.feeder_files "
-            f"where source = $source and stream = $stream and status = 'quarantined' and path in $paths",
-            {"source": stream.source, "stream": stream.name, "paths": released},
+            "by name select source, stream, model, build, 'released' as event, path, etag, size, "
+            f"partition_date, generation, rows, extracted_at, now() as logged_at from {META}.feeder_files "
+            "where source = $source and stream = $stream and status = 'quarantined' and path in $paths "
+            "and ($model is null or model = $model)",
+            {"source": stream.source, "stream": stream.name, "paths": released, "model": model},
         )
         return released
 
     def files(self, stream: Stream) -> list[dict[str, object]]:
         """The stream's rows of the view `feeder_files`, as records. Read-only."""
-        columns = "path", "etag", "model", "status", "size", "rows", "batch_id", "error", "logged_at"
         rows = self._lake.query(
-            f"select {', '.join(columns)} from {META}.feeder_files where source = ? and stream = ?",
+            f"select {', '.join(FILE_COLUMNS)} from {META}.feeder_files where source = ? and stream = ?",
             [stream.source, stream.name],
         )
-        return [dict(zip(columns, row, strict=True)) for row in rows]
+        return [dict(zip(FILE_COLUMNS, row, strict=True)) for row in rows]
 
     def record_listing(self, stream: Stream) -> None:
         """Everything that had landed was found: until `reconcile_after_hours`, listings may be partial."""
@@ -79,13 +88,21 @@ class Ledger:
             {"source": stream.source, "stream": stream.name},
         )
 
-    def columns(self, stream: Stream) -> dict[str, str]:
-        """Every column ever seen in a landed file of the stream, with its newest type."""
-        rows = self._lake.query(
+    def announce(self, stream: Stream, owner: str, until: datetime) -> None:
+        """A refresh is under way: feeders leave the stream alone until then, or until a later word."""
+        self._append(
+            "feeder_log",
+            "by name select $source as source, $stream as stream, 'announced' as event, $owner as error, "
+            "$until as until, now() as logged_at",
+            {"source": stream.source, "stream": stream.name, "owner": owner, "until": until},
+        )
+
+    def columns(self, stream: Stream) -> list[tuple[str, str]]:
+        """Every column (name, type) ever seen in a landed file of the stream, in that order."""
+        return self._lake.query(
             f"select name, type from {META}.feeder_columns where source = ? and stream = ? order by rowid",
             [stream.source, stream.name],
         )
-        return dict(rows)
 
     def record_columns(self, stream: Stream, columns: dict[str, str], path: str) -> None:
         """Append the columns (name, type) first seen in the file `path`."""

@@ -20,10 +20,24 @@ _INPUTS = ("dag", "macros", "dbt_project.yml", "profiles.yml", "packages.yml")
 
 
 @dataclass(frozen=True)
+class Unfit:
+    """Why a model cannot be fed. As text: one line, the remedy in a second."""
+
+    model: str
+    what: str
+    why: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.what}: {self.why}\n  {self.remedy}"
+
+
+@dataclass(frozen=True)
 class Model:
-    """One dbt model. `name` is its table's name in `lakehouse.main`."""
+    """One dbt model. `name` is its table's name in `lakehouse.main`, `node` is dbt's for it in `--select`."""
 
     name: str
+    node: str
     unique_id: str
     path: str
     schema: str
@@ -32,6 +46,8 @@ class Model:
     unique_key: tuple[str, ...]
     strategy: str | None
     depends_on: tuple[str, ...]
+    full_refresh: bool | None
+    hooks: str
     code: str  # dbt's checksum of the SQL file
     raw_code: str
 
@@ -39,6 +55,24 @@ class Model:
     def stream_tags(self) -> tuple[str, ...]:
         """`shopify__orders`: the tags that name a stream. A processed model has exactly one."""
         return tuple(tag for tag in self.tags if "__" in tag)
+
+    @property
+    def unfit(self) -> Unfit | None:
+        """Why no batch can be loaded into it without losing or doubling rows; None when all is well.
+
+        The macros refuse the same under plain dbt.
+        """
+        replaced = "every batch would replace the table by its own rows"
+        if self.materialized != "incremental":
+            what = f"is materialized as {self.materialized}"
+            return Unfit(self.name, what, replaced, "materialized='incremental'")
+        if self.full_refresh:
+            return Unfit(self.name, "has full_refresh=true", replaced, "remove full_refresh=true")
+        if "lakeward_begin()" not in self.hooks or "lakeward_applied()" not in self.hooks:
+            what = "has a stream's tag, but runs without lakeward's hooks"
+            remedy = "move it to dag/processed/, or take the tag away"
+            return Unfit(self.name, what, "what it loads would not be recorded", remedy)
+        return None
 
     @property
     def is_enriched(self) -> bool:
@@ -89,27 +123,36 @@ def manifest_path(project_dir: Path) -> Path:
     return project_dir / "target" / "partial_parse.msgpack"
 
 
+def packaged_macros() -> Path:
+    """The macros that every lake has a copy of, in macros/lakeward.sql."""
+    return Path(__file__).with_name("macros") / "lakeward.sql"
+
+
 def is_fresh(project_dir: Path) -> bool:
     """Is the manifest newer than every file and folder it was made from? Reads no file."""
     path = manifest_path(project_dir)
-    if not path.is_file():
-        return False
-    made = path.stat().st_mtime_ns
-    return all(entry.stat().st_mtime_ns <= made for entry in _inputs(project_dir))
+    return path.is_file() and last_change(project_dir) <= path.stat().st_mtime_ns
+
+
+def last_change(project_dir: Path) -> int:
+    """When a file or folder that a manifest is made from last changed, in nanoseconds. Reads no file."""
+    # A copy may come with old times: when its name was given is a time as well.
+    stats = map(Path.stat, _inputs(project_dir))
+    return max((max(stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats), default=0)
 
 
 def read_manifest(project_dir: Path) -> Manifest:
-    """The last good manifest. Raises ConfigError when dbt has never parsed the project."""
+    """The last good manifest. Raises ConfigError when there is none, or none that can be read."""
     path = manifest_path(project_dir)
     try:
         raw = msgpack.unpackb(path.read_bytes(), strict_map_key=False)  # type: ignore[no-untyped-call, attr-defined]
+        return Manifest(tuple(_models(raw["nodes"].values())))
     except FileNotFoundError:
         raise ConfigError(
             f"{project_dir} has no manifest yet", hint=f"cd {project_dir.name} && dbt parse"
         ) from None
-    except (ValueError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
         raise ConfigError(f"{path}: cannot be read: {error}", hint="delete it and run dbt parse") from error
-    return Manifest(tuple(_models(raw["nodes"].values())))
 
 
 def _models(nodes: Iterable[dict[str, Any]]) -> Iterator[Model]:
@@ -118,6 +161,7 @@ def _models(nodes: Iterable[dict[str, Any]]) -> Iterator[Model]:
             config = node["config"]
             yield Model(
                 name=node.get("alias") or node["name"],
+                node=node["name"],
                 unique_id=node["unique_id"],
                 path=node["original_file_path"],
                 schema=node["schema"],
@@ -126,6 +170,8 @@ def _models(nodes: Iterable[dict[str, Any]]) -> Iterator[Model]:
                 unique_key=_as_tuple(config.get("unique_key")),
                 strategy=config.get("incremental_strategy"),
                 depends_on=tuple(node["depends_on"]["nodes"]),
+                full_refresh=config.get("full_refresh"),
+                hooks=str([config.get("pre-hook"), config.get("post-hook")]),
                 code=node["checksum"]["checksum"],
                 raw_code=node["raw_code"],
             )

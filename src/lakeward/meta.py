@@ -22,13 +22,13 @@ META = f"{LAKE}.meta"
 FENCES = f"{LAKE}.fences"
 
 _TABLES = {
-    # event: built (a model's new life began) | applied | quarantined | released | failed
-    #        | listed (of a stream, with no model: everything that had landed was found, and loaded)
+    # event: built (a model's new life began) | applied | quarantined | released | failed; of a stream, with
+    #        no model: listed (all that had landed was found, and loaded) | announced (a refresh, `until`)
     "feeder_log": """
         source varchar, stream varchar, model varchar, build bigint, event varchar,
         path varchar, etag varchar, size bigint, partition_date date, generation bigint,
         rows bigint, extracted_at timestamptz, batch_id varchar, code varchar, error varchar,
-        logged_at timestamptz""",
+        logged_at timestamptz, until timestamptz""",
     "feeder_columns": """
         source varchar, stream varchar, name varchar, type varchar, path varchar, logged_at timestamptz""",
     # event: built | failed; read_snapshot: the snapshot the mart was computed from
@@ -52,7 +52,7 @@ _VIEWS = {
         where (event = 'applied' and build = current_build)
            or (event in ('quarantined', 'released') and position > coalesce(last_applied, -1))
         qualify row_number() over (
-            partition by source, stream, model, path, etag order by position desc
+            partition by source, stream, model, path, etag order by event = 'applied' desc, position desc
         ) = 1""",
     "feeder_cursors": f"""
         select source, stream, max_by(path, (partition_date, path)) as cursor_path,

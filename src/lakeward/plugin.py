@@ -10,22 +10,26 @@ from __future__ import annotations
 import atexit
 import json
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbt.adapters.duckdb.plugins import BasePlugin
+from dbt.adapters.events.logging import AdapterLogger
 from dbt.flags import get_flags
 from dbt_common.exceptions import DbtRuntimeError
 
-from lakeward.errors import ConfigError, LakewardError
+from lakeward.announcement import announced
+from lakeward.errors import ConfigError, LakewardError, LandingError, WriterConflict
 from lakeward.intake import (
+    CONTROL,
     Plan,
     get_files_after_cursor,
     inspect,
-    readable_together,
+    known_columns,
     record_new_columns,
     render,
     shape_for,
@@ -33,8 +37,10 @@ from lakeward.intake import (
 from lakeward.lake import Lake, prepare
 from lakeward.landing import LandedFile, Landing, open_landing
 from lakeward.ledger import Ledger
+from lakeward.manifest import packaged_macros
 from lakeward.meta import set_up
 from lakeward.reading import Reading, read
+from lakeward.schemas import compatible, grouped, readable_together
 from lakeward.settings import Settings, load_settings
 from lakeward.streams import Stream, stream_of_tag
 
@@ -43,6 +49,8 @@ if TYPE_CHECKING:
 
     import duckdb
     from dbt.adapters.duckdb.utils import TargetConfig
+
+    from lakeward.embedded import EmbeddedCatalog
 
 # The plan as SQL sees it, in dbt's own in-memory database: the post-hook inserts from it.
 _PLANNED = "memory.main.lakeward_planned"
@@ -66,7 +74,9 @@ class Handover:
     plans: Mapping[str, Plan] = field(default_factory=dict)
 
 
+_log = AdapterLogger("lakeward")
 _handover: Handover | None = None
+_catalogs: list[EmbeddedCatalog] = []
 
 
 @contextmanager
@@ -80,24 +90,39 @@ def handing_over(settings: Settings, plans: Mapping[str, Plan]) -> Iterator[None
         _handover = None
 
 
+def close_catalogs() -> None:
+    """Call it after dbt's connections are closed; plain dbt comes here when its process ends."""
+    while _catalogs:
+        _catalogs.pop().close()
+
+
+@cache
+def _close_at_exit() -> None:
+    atexit.register(close_catalogs)
+
+
 class Plugin(BasePlugin):
     _con: duckdb.DuckDBPyConnection
     _settings: Settings
 
     def initialize(self, plugin_config: dict[str, Any]) -> None:
-        self._plans: dict[tuple[str, str], Plan] = {}
+        self._plans: dict[tuple[str, str], Plan] = {}  # by invocation and model
+        self._rendered: set[tuple[str, str]] = set()
+        self._announcements: dict[tuple[str, str], ExitStack] = {}
         with _as_dbt_error():
             # Not the working directory: `dbt --project-dir X` may be called from anywhere.
             self._settings = (
                 _handover.settings if _handover else load_settings(Path(get_flags().PROJECT_DIR))  # type: ignore[no-untyped-call]
             )
+            _expect_own_macros(self._settings.project_dir)
 
     def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
         self._con = conn
         with _as_dbt_error():
             catalog = prepare(conn, self._settings)
         if catalog is not None:
-            atexit.register(catalog.close)
+            _catalogs.append(catalog)
+            _close_at_exit()
         columns = ", ".join(f"{name} {kind}" for name, kind in _PLANNED_COLUMNS.items())
         conn.execute(f"create or replace table {_PLANNED} (invocation varchar, model varchar, {columns})")
 
@@ -109,6 +134,12 @@ class Plugin(BasePlugin):
                 set_up(Lake(self._con.cursor()), [])
                 return
             landing = open_landing(self._settings)
+            if request.get("verify"):
+                key = (request["invocation_id"], request["model"])
+                _verify(self._plans[key], landing)
+                if key in self._announcements:
+                    self._announcements.pop(key).close()
+                return
             stream = stream_of_tag(self._settings.project_dir, request["tag"])
             if not request["runs"]:
                 pattern = f"{landing.url(stream.root)}**/*.parquet*"
@@ -117,6 +148,7 @@ class Plugin(BasePlugin):
             plan = self._plan(request, stream, landing)
             request["answer"] |= {
                 "files": render(plan, landing),
+                "rendered": (request["invocation_id"], request["model"]) in self._rendered,
                 "fence": plan.fence,
                 "build": plan.build,
                 "is_new_build": plan.is_new_build,
@@ -124,14 +156,21 @@ class Plugin(BasePlugin):
                 "source": stream.source,
                 "stream": stream.name,
                 "paths": [item.file.path for item in plan.files],
+                "control": CONTROL if plan.is_control else None,
             }
 
     def _plan(self, request: dict[str, Any], stream: Stream, landing: Landing) -> Plan:
         key = (request["invocation_id"], request["model"])
         if key not in self._plans:
+            if request["full_refresh"] and not _handover:
+                # Before the ledger is read: a long statement must not lose to feeders that go on meanwhile.
+                self._announcements[key] = ExitStack()
+                self._announcements[key].enter_context(announced(stream, self._settings))
             handed = _handover.plans.get(request["model"]) if _handover else None
             self._plans[key] = handed or self._make_plan(request, stream, landing)
             self._stash(*key, self._plans[key])
+        if request["rendered"]:
+            self._rendered.add(key)
         return self._plans[key]
 
     def _make_plan(self, request: dict[str, Any], stream: Stream, landing: Landing) -> Plan:
@@ -149,24 +188,27 @@ class Plugin(BasePlugin):
         if request["full_refresh"]:
             listed = sorted(landing.list(stream), key=lambda file: file.path)
             files = [file for file in listed if (file.path, file.etag) not in state.quarantined]
-            ledger.record_listing(stream)
         elif request["given"] is not None:
             files = _given(request["given"], stream, landing, reading)
         else:
-            files = get_files_after_cursor(reading, landing, stream)
+            files, trouble = get_files_after_cursor(reading, landing, stream)
+            if trouble is not None:
+                raise trouble
         found = inspect(lake, landing, files)
+        _log.info(f"{model}: {len(found.readable)} files to load")
         for file, reason in found.unreadable:
+            _log.warning(f"{model}: quarantined {file.path}: {reason}")
             ledger.quarantine(stream, state, file, reason)
-        groups: list[dict[str, str]] = []
+        for file, reason in found.unreachable:
+            raise LandingError(f"{file.path}: {reason}", hint="it stays pending")
+        group: dict[str, str] = {}
         for item in found.readable:
-            if readable_together(groups, item.columns) is None:
-                groups.append(dict(item.columns))
-            if len(groups) > 1:
-                raise _mixed(stream, item.file, groups[0], item.columns)
-            groups[0] |= dict(item.columns)
-        known = (stream.columns or {}) | ledger.columns(stream)
-        known |= record_new_columns(ledger, stream, known, found.readable)
-        if not known:
+            if readable_together([group], item.columns) is None:
+                raise _mixed(stream, item.file, group, item.columns)
+            group = grouped(group, item.columns)
+        known = known_columns(ledger, stream)
+        record_new_columns(ledger, stream, known, found.readable)
+        if not known.types:
             raise ConfigError(
                 f"nothing has landed yet for {stream.id} (looked in {landing.url(stream.root)})",
                 hint=f'sync it first, or name its "fields" with types in {stream.path.name}',
@@ -180,7 +222,7 @@ class Plugin(BasePlugin):
             fence=state.fence,
             files=found.readable,
             batch_id=request["invocation_id"],
-            shape=shape_for(lake, known, found.readable),
+            shape=shape_for(lake, landing, known, found.readable),
         )
 
     def _stash(self, invocation: str, model: str, plan: Plan) -> None:
@@ -202,6 +244,25 @@ class Plugin(BasePlugin):
             f"from (select unnest(from_json(?, '[{_PLANNED_ROW}]')) as row)",
             [invocation, model, json.dumps(rows, default=str)],
         )
+
+
+def _expect_own_macros(project_dir: Path) -> None:
+    """Fence and ledger are written by the lake's copy of the macros: another version's may not match."""
+    own, packaged = project_dir / "macros" / "lakeward.sql", packaged_macros()
+    if not own.is_file() or own.read_bytes() != packaged.read_bytes():
+        raise ConfigError(f"{own} is not the installed lakeward's", hint=f"cp {packaged} {own}")
+
+
+def _verify(plan: Plan, landing: Landing) -> None:
+    """Raise a conflict when a file is no longer what was listed: nobody knows which of the two was read.
+
+    One listing request per partition of the plan. A file that is gone by now was read before.
+    """
+    planned = {item.file.path: item.file.etag for item in plan.files}
+    for partition in {path.rpartition("/")[0] for path in planned}:
+        for file in landing.list_partition(partition):
+            if planned.get(file.path, file.etag) != file.etag:
+                raise WriterConflict(f"lakeward: fence moved: {file.path} was rewritten while it was read")
 
 
 def _given(paths: object, stream: Stream, landing: Landing, reading: Reading) -> list[LandedFile]:
@@ -229,12 +290,12 @@ def _mixed(
     name, kind = next(
         (name, kind)
         for name, kind in columns
-        if name in group and readable_together([{name: group[name]}], ((name, kind),)) is None
+        if name.lower() in group and not compatible(group[name.lower()], kind)
     )
     return ConfigError(
-        f'{file.path}: column "{name}" is {kind}, in the files before it {group[name]}: '
+        f'{file.path}: column "{name}" is {kind}, in the files before it {group[name.lower()]}: '
         "one statement cannot read both",
-        hint=f"lakeward feed {stream.id} loads them in groups; for a full refresh drop the table and feed",
+        hint=f"lakeward feed {stream.id} and lakeward refresh {stream.id} load them in groups",
     )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from lakeward.settings import Settings, find_project, load_settings
 from lakeward.streams import Stream, load_streams
 
 if TYPE_CHECKING:
-    from lakeward.feed import Progress, Tools
+    from lakeward.attempt import Progress, Tools
     from lakeward.transform import Transform
 
 
@@ -46,21 +47,26 @@ def open_project(start: Path, *, parse: bool = True) -> Project:
     settings = load_settings(find_project(start))
     streams, errors = load_streams(settings.project_dir)
     problem = None
-    if parse and not is_fresh(settings.project_dir):
+    manifest = _read(settings) if is_fresh(settings.project_dir) or not parse else None
+    if manifest is None and parse:
         try:
             with open_transform(settings) as transform:
                 transform.parse()
         except LakewardError as error:
             problem = str(error)
-    try:
-        manifest = read_manifest(settings.project_dir)
-    except LakewardError as error:
-        if problem is not None:
-            raise LakewardError(problem, hint="dbt parse shows more") from error
-        if parse:
-            raise
-        manifest = Manifest(())
+        manifest = _read(settings)
+        if manifest is None:
+            raise ConfigError(problem or "dbt parse left no manifest", hint="dbt parse shows more")
+    manifest = manifest or Manifest(())
     return Project(settings, streams, manifest, problem, tuple(str(error) for error in errors))
+
+
+def _read(settings: Settings) -> Manifest | None:
+    """None also for one that cannot be read: dbt writes it in place, and may be killed half-way."""
+    try:
+        return read_manifest(settings.project_dir)
+    except ConfigError:
+        return None
 
 
 def connect_read_only(start: Path) -> Connection:
@@ -75,17 +81,17 @@ def connect_read_only(start: Path) -> Connection:
 
 
 @contextmanager
-def open_transform(settings: Settings) -> Iterator[Transform]:
+def open_transform(settings: Settings, tables: Mapping[str, str] | None = None) -> Iterator[Transform]:
     from lakeward.transform import Transform  # two seconds of imports: only when there is work
 
-    with Transform(settings) as transform:
+    with Transform(settings, tables or {}) as transform:
         yield transform
 
 
 @contextmanager
 def open_tools(settings: Settings, say: Callable[[Progress], None]) -> Iterator[Tools]:
     """The collaborators of one feeding process; the lake is open until the end."""
-    from lakeward.feed import Tools  # commands that only look do without
+    from lakeward.attempt import Tools  # commands that only look do without
     from lakeward.ledger import Ledger
 
     landing = open_landing(settings)
@@ -96,6 +102,6 @@ def open_tools(settings: Settings, say: Callable[[Progress], None]) -> Iterator[
             lake=lake,
             landing=landing,
             ledger=Ledger(lake),
-            transform=lambda: open_transform(settings),
+            transform=partial(open_transform, settings),
             say=say,
         )

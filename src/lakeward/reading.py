@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 Wanted = tuple["Stream", Sequence[str]]  # a stream and the names of its models
 Bounds = Mapping[str, date | None]  # by stream: the oldest partition that matters; None: all do
 
+_NEXT = "__next"
+
 LIST_ALL_UP_TO = 10_000  # objects: ten listing requests, cheap enough for every feed
 
 
@@ -70,11 +72,16 @@ class Reading:
     since: date | None  # None: list everything
     full_listing_due: bool
     last_full_listing: datetime | None
+    refreshed_by: str | None  # who has announced a refresh of the stream, and it has not lapsed
 
     def pending(self, files: Iterable[LandedFile]) -> list[LandedFile]:
         """Files that any model lacks, oldest partition first."""
         found = [file for file in files if any(state.lacks(file) for state in self.models)]
         return sorted(found, key=lambda file: (file.partition or date.min, file.path))
+
+
+# Where nothing was ever fed everything that landed is pending.
+UNREAD = Reading((ModelState("", -1, 1, None, frozenset(), frozenset(), Totals()),), None, True, None, None)
 
 
 def read(
@@ -103,19 +110,21 @@ def read(
             return {}
         models = [model for _, names in wanted for model in names]
         numbers = _fences(lake, models) if fences else dict.fromkeys(models, -1)
-        totals, listings = _totals(lake)
+        totals, listings, refreshes = _totals(lake, now)
         found = {}
         for stream, names in wanted:
             mine = [totals.get((stream.id, name), Totals()) for name in names]
             last = listings.get(stream.id)
-            due = last is None or now - last > timedelta(hours=settings.reconcile_after_hours)
+            age = now - last if last is not None else None
+            # A time to come is another machine's wrong clock.
+            due = age is None or not timedelta(0) <= age <= timedelta(hours=settings.reconcile_after_hours)
             if bounds is not None:
                 since = bounds[stream.id]
             elif due or not all(("main", name) in existing for name in names):
                 since = None
             else:
                 since = _lower_bound(stream, mine, settings, now)
-            found[stream.id] = (since, due, last)
+            found[stream.id] = (since, due, last, refreshes.get(stream.id))
         held = _held(lake, {stream: since for stream, (since, *_) in found.items()})
     return {
         stream.id: Reading(
@@ -144,17 +153,21 @@ def _fences(lake: Lake, models: Sequence[str]) -> dict[str, int]:
     return dict(rows)
 
 
-def _totals(lake: Lake) -> tuple[dict[tuple[str, str], Totals], dict[str, datetime]]:
-    """By (stream, model); and each stream's last full listing."""
+def _totals(
+    lake: Lake, now: datetime
+) -> tuple[dict[tuple[str, str], Totals], dict[str, datetime], dict[str, str]]:
+    """By (stream, model); and each stream's last full listing, and who refreshes it now."""
     rows = lake.query(
         f"""
-        select log.source || '/' || log.stream, log.model, log.listed_at,
+        select log.source || '/' || log.stream, log.model, log.listed_at, log.until, log.owner,
                coalesce(log.build, 0), log.code, coalesce(files.known, 0), coalesce(files.quarantined, 0),
                files.newest, files.released, log.applied_at, log.extracted_at, log.error
         from (
             select source, stream, model, max(build) as build,
                    max_by(code, build) filter (event = 'built') as code,
                    max(logged_at) filter (event = 'listed') as listed_at,
+                   max_by(until, rowid) filter (event = 'announced') as until,
+                   max_by(error, rowid) filter (event = 'announced') as owner,
                    max(logged_at) filter (event = 'applied') as applied_at,
                    max(extracted_at) filter (event = 'applied') as extracted_at,
                    case when max_by(event, rowid) filter (event in ('built', 'applied', 'failed')) = 'failed'
@@ -171,9 +184,13 @@ def _totals(lake: Lake) -> tuple[dict[tuple[str, str], Totals], dict[str, dateti
             group by all
         ) as files using (source, stream, model)"""
     )
-    totals = {(stream, model): Totals(*rest) for stream, model, _, *rest in rows if model is not None}
-    listings = {stream: listed for stream, model, listed, *_ in rows if model is None}
-    return totals, listings
+    totals = {(stream, model): Totals(*rest) for stream, model, _, _, _, *rest in rows if model is not None}
+    of_streams = [row[:5] for row in rows if row[1] is None]
+    listings = {stream: listed for stream, _, listed, _, _ in of_streams if listed is not None}
+    refreshes = {
+        stream: owner for stream, _, _, until, owner in of_streams if until is not None and until > now
+    }
+    return totals, listings, refreshes
 
 
 def _held(lake: Lake, bounds: Bounds) -> dict[tuple[str, str], set[tuple[str, str]]]:
@@ -195,6 +212,16 @@ def _held(lake: Lake, bounds: Bounds) -> dict[tuple[str, str], set[tuple[str, st
     return held
 
 
+def next_name(model: str) -> str:
+    """The table in which a refresh builds a model anew, beside the old one."""
+    return f"{model}{_NEXT}"
+
+
+def original(name: str) -> str:
+    """The model that `next_name` was made from; every other name is its own."""
+    return name.removesuffix(_NEXT)
+
+
 def _state(
     name: str,
     fence: int,
@@ -209,7 +236,9 @@ def _state(
         build=totals.build + is_new,
         table=table,
         applied=frozenset() if is_new else frozenset(held.get((name, "applied"), ())),
-        quarantined=frozenset(held.get((name, "quarantined"), ())),
+        quarantined=frozenset(
+            held.get((name, "quarantined"), set()) | held.get((original(name), "quarantined"), set())
+        ),
         totals=totals,
     )
 

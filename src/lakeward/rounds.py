@@ -14,13 +14,15 @@ from lakeward import console
 from lakeward.build import build as build_marts
 from lakeward.build import plan_build
 from lakeward.errors import ConfigError, LakewardError
-from lakeward.manifest import is_fresh
+from lakeward.manifest import last_change
 from lakeward.meta import set_up
 from lakeward.project import Project, open_project, open_tools, open_transform
+from lakeward.settings import find_project
 from lakeward.workers import feed_all
 
 if TYPE_CHECKING:
-    from lakeward.feed import Tools
+    from lakeward.attempt import Tools
+    from lakeward.feed import Found
     from lakeward.streams import Stream
 
 _WATCH_SECONDS = 5
@@ -40,21 +42,23 @@ class Outcome:
 class Rest:
     """Who failed waits before being tried again: 10 seconds, twice as long each time, at most ten minutes.
 
-    Everybody else goes on meanwhile. Only watching has a second time.
+    Everybody else goes on meanwhile, and so does who has something else to do than what failed.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._until: dict[str, tuple[float, float]] = {}  # when, and after how long a rest
+        self._until: dict[str, tuple[float, float, object]] = {}  # when, after how long a rest, from what
 
-    def is_over(self, name: str) -> bool:
-        return name not in self._until or self._clock() >= self._until[name][0]
+    def is_over(self, name: str, task: object = None) -> bool:
+        """task: whatever compares equal as long as there is nothing new to do."""
+        until, _, failed = self._until.get(name, (0.0, 0.0, task))
+        return self._clock() >= until or failed != task
 
-    def note(self, name: str, *, failed: bool) -> None:
+    def note(self, name: str, task: object = None, *, failed: bool) -> None:
         if failed:
-            _, last = self._until.get(name, (0.0, _REST_SECONDS / 2))
+            _, last, _ = self._until.get(name, (0.0, _REST_SECONDS / 2, None))
             rest = min(last * 2, _REST_SECONDS_AT_MOST)
-            self._until[name] = (self._clock() + rest, rest)
+            self._until[name] = (self._clock() + rest, rest, task)
         else:
             self._until.pop(name, None)
 
@@ -69,40 +73,54 @@ def repeat(once: Round, *, watch: bool, json: bool) -> bool:
     with its last good manifest.
     """
     while True:
-        rest = Rest()
+        rest = Rest()  # a new one for a project that has changed
+        project_dir = find_project(Path.cwd())
+        read_at = last_change(project_dir)
         with console.parsing():
-            project = open_project(Path.cwd())
+            project = open_project(project_dir)
         for problem in project.problems:
             console.err.print(escape(problem), soft_wrap=True)
-        with open_tools(project.settings, console.say) as tools:
-            outcome = _guarded(once, project, tools, rest, watch=watch)
-            _show(outcome, json=json)
-            while watch:
+        try:
+            with open_tools(project.settings, console.say) as tools:
+                outcome = once(project, tools, rest)
+                _show(outcome, json=json)
+                if not watch:
+                    return outcome.good and not project.problems
                 time.sleep(_WATCH_SECONDS)
-                if not is_fresh(project.settings.project_dir):
-                    break
-                again = _guarded(once, project, tools, rest, watch=watch)
-                if not again.idle:
-                    _show(again, json=json)
-        if not watch:
-            return outcome.good and not project.problems
+                while last_change(project_dir) == read_at:
+                    outcome = once(project, tools, rest)
+                    if not outcome.idle:
+                        _show(outcome, json=json)
+                    time.sleep(_WATCH_SECONDS)
+        except LakewardError as error:
+            # Watching outlives a catalog that is away for a while; everything else ends it.
+            if not watch or not error.transient:
+                raise
+            console.err.print(escape(f"{error}; trying again"), soft_wrap=True)
+            time.sleep(_WATCH_SECONDS)
 
 
 def feed(streams: Sequence[Stream], project: Project, tools: Tools, rest: Rest) -> Outcome:
     """Feed the streams; what each found out is said on stderr as it finishes."""
-    jobs = [(stream, project.manifest.of_stream(stream.tag)) for stream in streams if rest.is_over(stream.id)]
+    jobs = [(stream, project.manifest.of_stream(stream.tag)) for stream in streams]
+    tasks: dict[str, object] = {}
     reports = []
+
+    def is_awake(stream: Stream, found: Found) -> bool:
+        tasks[stream.id] = {(file.path, file.etag) for file in found.files}
+        return rest.is_over(stream.id, tasks[stream.id])
+
     with console.err.status("feeding"):
-        for report in feed_all(jobs, tools):
+        for report in feed_all(jobs, tools, is_awake):
             reports.append(report)
-            rest.note(report.stream, failed=bool(report.errors))
+            rest.note(report.stream, tasks.get(report.stream), failed=report.failed)
             for line in console.report_lines(report):
                 console.err.print(escape(line), soft_wrap=True)
-    idle = not any(report.batches or report.errors or report.quarantined for report in reports)
+    idle = not any(report.batches or report.failed or report.quarantined for report in reports)
     files, rows = sum(report.files for report in reports), sum(report.rows for report in reports)
     said = f"nothing pending in {_count(len(reports), 'stream')}"
     return Outcome(
-        good=not any(report.errors for report in reports),
+        good=not any(report.failed for report in reports),
         idle=idle,
         lines=[said if idle else f"fed {_count(files, 'file')}, {_count(rows, 'row')}"],
         record={"streams": [asdict(report) for report in reports]},
@@ -118,7 +136,7 @@ def build(project: Project, tools: Tools, rest: Rest) -> Outcome:
     if due:
         names = ", ".join(mart.name for mart in due)
         with console.err.status(f"building {names}"), open_transform(project.settings) as transform:
-            errors = build_marts(due, transform, tools.ledger)
+            errors = build_marts(due, project.manifest, transform, tools.ledger)
     for mart in due:
         rest.note(mart.name, failed=mart.name in errors)
     for model, error in errors.items():
@@ -155,17 +173,6 @@ def feed_and_build(project: Project, tools: Tools, rest: Rest) -> Outcome:
         lines=fed.lines + built.lines,
         record=fed.record | built.record,
     )
-
-
-def _guarded(once: Round, project: Project, tools: Tools, rest: Rest, *, watch: bool) -> Outcome:
-    """Watching outlives a store or catalog that is away for a while; everything else ends it."""
-    try:
-        return once(project, tools, rest)
-    except LakewardError as error:
-        if not watch or not error.transient:
-            raise
-        console.err.print(escape(f"{error}; trying again"), soft_wrap=True)
-        return Outcome(good=False, idle=True, lines=[], record={"error": str(error)})
 
 
 def _show(outcome: Outcome, *, json: bool) -> None:

@@ -138,18 +138,22 @@ def load_settings(project_dir: Path, environ: dict[str, str] | None = None) -> S
     return settings
 
 
-def unknown_key(key: str, known: list[str], *, where: str) -> ConfigError:
+def unknown_key(key: str, known: list[str], *, where: str, kind: str = "key") -> ConfigError:
     """An error that names the nearest known key and lists them all."""
     near = difflib.get_close_matches(key, known, n=1)
     meant = f'did you mean "{near[0]}"? ' if near else ""
-    return ConfigError(f'{where}: unknown key "{key}"', hint=f"{meant}known keys: {', '.join(sorted(known))}")
+    return ConfigError(
+        f'{where}: unknown {kind} "{key}"', hint=f"{meant}known {kind}s: {', '.join(sorted(known))}"
+    )
 
 
 def validation_error(error: ValidationError, *, where: str) -> ConfigError:
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
+    wanted = first["msg"].removeprefix("Value error, ").lower()
     return ConfigError(
-        f'{where}: "{field}" is {first["input"]!r}', hint=f"{first['msg'].lower()}; edit that key"
+        f'{where}: "{field}" is {first["input"]!r}',
+        hint=f"{wanted}; edit that key",
     )
 
 
@@ -183,7 +187,8 @@ def _secret(value: str | None) -> SecretStr | None:
 
 
 def _absolute(url: str, root: Path) -> str:
-    """`.lake/data` becomes an absolute path; a URL stays; neither ends with a slash."""
+    """`.lake/data` and `file:///data` become absolute paths; other URLs stay; none ends with a slash."""
+    url = url.removeprefix("file://")
     if "://" in url:
         return url.rstrip("/")
     return str((root / url).resolve())

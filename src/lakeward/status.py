@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
 from lakeward.build import plan_build
 from lakeward.errors import LakewardError
+from lakeward.intake import get_files_after_cursor
 from lakeward.manifest import is_fresh
-from lakeward.reading import ModelState, Reading, read
+from lakeward.reading import UNREAD, ModelState, Reading, read
 from lakeward.settings import LAKE
 from lakeward.sql import escape_glob, quote_identifier, quote_literal
 
@@ -38,6 +39,7 @@ class StreamStatus:
     target_lag_seconds: float | None
     quarantined: int
     last_full_listing: datetime | None
+    refreshed_by: str | None  # who is rebuilding it: feeders leave it alone meanwhile
     error: str | None  # of the last feed, if that failed
     drift: tuple[str, ...]  # models whose SQL differs from what their table was built with
 
@@ -89,29 +91,34 @@ def status(
     now = datetime.now(UTC)
     fresh = is_fresh(settings.project_dir)
     jobs = [(stream, manifest.of_stream(stream.tag)) for stream in streams]
-    wanted = [(stream, [model.name for model in models]) for stream, models in jobs]
+    wanted = [(stream, [model.name for model in models if model.unfit is None]) for stream, models in jobs]
     readings = read(lake, wanted, settings, now, fences=False) if lake is not None else {}
     marts = plan_build(manifest, lake) if lake is not None and readings else []
     found = []
     for stream, models in jobs:
-        reading = readings.get(stream.id) or Reading((), None, True, None)
-        listed = landing.list(stream, reading.since)
-        files = reading.pending(listed) if readings else list(listed)
-        drift = _drift(lake, landing, models, reading) if lake is not None else []
-        row = _row(stream, drift, reading, files, now)
-        if fresh and not models:
-            row = replace(row, error=f"no model carries the tag {stream.tag}")
-        found.append(row)
+        reading = readings.get(stream.id) or UNREAD
+        reading = reading if reading.models else UNREAD
+        files, trouble = get_files_after_cursor(reading, landing, stream)
+        drift = _drift(lake, landing, models, reading) if lake is not None and readings else []
+        errors = [str(model.unfit) for model in models if model.unfit is not None]
+        errors += [str(trouble)] if trouble is not None else []
+        errors += [f"no model carries the tag {stream.tag}"] if fresh and not models else []
+        found.append(_row(stream, drift, reading, files, errors, now))
     return Status(tuple(found), tuple(marts), tuple(problems), fresh)
 
 
 def _row(
-    stream: Stream, drift: Sequence[str], reading: Reading, files: Sequence[LandedFile], now: datetime
+    stream: Stream,
+    drift: Sequence[str],
+    reading: Reading,
+    files: Sequence[LandedFile],
+    errors: Sequence[str],
+    now: datetime,
 ) -> StreamStatus:
     totals = [state.totals for state in reading.models]
     rows = [state.table.rows for state in reading.models if state.table is not None]
     newest = max((total.newest_record for total in totals if total.newest_record), default=None)
-    errors = [total.error for total in totals if total.error is not None]
+    errors = [*errors, *(total.error for total in totals if total.error is not None)]
     target = stream.config.target_lag
     return StreamStatus(
         stream=stream.id,
@@ -120,10 +127,11 @@ def _row(
         oldest_pending=min((file.partition for file in files if file.partition), default=None),
         last_batch=max((total.last_batch for total in totals if total.last_batch), default=None),
         rows=sum(rows) if rows else None,
-        lag_seconds=(now - newest).total_seconds() if newest else None,
+        lag_seconds=max(0.0, (now - newest).total_seconds()) if newest else None,
         target_lag_seconds=target.total_seconds() if target else None,
         quarantined=max((total.quarantined for total in totals), default=0),
         last_full_listing=reading.last_full_listing,
+        refreshed_by=reading.refreshed_by,
         error=errors[0] if errors else None,
         drift=tuple(drift),
     )
@@ -134,9 +142,9 @@ def _drift(lake: Lake, landing: Landing, models: Sequence[Model], reading: Readi
     by_name = {model.name: model for model in models}
     found = []
     for state in reading.models:
-        model, code = by_name[state.model], state.totals.code
-        if state.is_new_build or code is None or code == model.code:
+        if state.is_new_build or state.totals.code in (None, by_name[state.model].code):
             continue
+        model = by_name[state.model]
         columns = _column_difference(lake, landing, model, state)
         found.append(
             f"{model.name}: its SQL changed since its table was built"

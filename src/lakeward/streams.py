@@ -47,8 +47,10 @@ _NAME = re.compile(r"^[a-z0-9]+(_[a-z0-9]+)*$")
 def _duration(value: object) -> object:
     """`15m`, `24h`, `2d`: the way Snowflake's TARGET_LAG and cron users write one."""
     found = re.fullmatch(r"\s*(\d+)\s*(s|m|h|d)\s*", value) if isinstance(value, str) else None
+    if found is None and value is not None:
+        raise ValueError("write a duration as in 30m, 24h or 2d")
     if found is None:
-        return value
+        return None
     unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[found[2]]
     return timedelta(**{unit: int(found[1])})
 
@@ -178,11 +180,14 @@ def load_stream(path: Path) -> Stream:
     return stream
 
 
-def find_stream(streams: list[Stream], wanted: str) -> Stream:
-    """`shopify/orders` among the streams; ConfigError lists the known ones otherwise."""
+def find_stream(project_dir: Path, streams: list[Stream], wanted: str) -> Stream:
+    """`shopify/orders` among the streams; ConfigError lists the known ones, or says what is wrong with it."""
     for stream in streams:
         if stream.id == wanted:
             return stream
+    path = project_dir / "dag" / "streams" / f"{wanted}.json"
+    if path in stream_files(project_dir):
+        return load_stream(path)
     raise ConfigError(
         f'no stream "{wanted}"',
         hint=f"known streams: {', '.join(stream.id for stream in streams) or 'none'}",
@@ -198,5 +203,5 @@ def _duckdb_type(kind: JsonValue, *, where: str) -> str:
             raise ConfigError(f"{where}: a list names one item type", hint='as in ["string"]')
         return _duckdb_type(kind[0], where=where) + "[]"
     if not isinstance(kind, str) or kind not in _TYPES:
-        raise unknown_key(str(kind), list(_TYPES), where=where)
+        raise unknown_key(str(kind), list(_TYPES), where=where, kind="type")
     return _TYPES[kind]

@@ -7,16 +7,16 @@ a time per process, and several streams at once are several processes (workers.p
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dbt.adapters.duckdb.connections import DuckDBConnectionManager
-from dbt.artifacts.schemas.results import RunStatus
+from dbt.artifacts.schemas.results import RunStatus, TestStatus
 from dbt.artifacts.schemas.run import RunExecutionResult, RunResult
 from dbt.cli.main import dbtRunner
 from dbt.contracts.graph.manifest import Manifest as DbtManifest
@@ -31,18 +31,21 @@ from lakeward.errors import (
     WriterConflict,
 )
 from lakeward.intake import Plan
-from lakeward.lake import is_conflict
+from lakeward.lake import error_kind, is_conflict
 from lakeward.manifest import manifest_path
-from lakeward.plugin import handing_over
+from lakeward.plugin import close_catalogs, handing_over
 from lakeward.settings import Settings
 
-# DuckDB's words for "this value does not fit": the only errors a landed file can be blamed for.
-_DATA = re.compile(
-    r"(Conversion Error|Out of Range Error|Invalid Input Error|Invalid unicode|Malformed JSON"
-    r"|Parquet|Constraint Error)"
-)
-_MEMORY = re.compile(r"Out of Memory Error|failed to allocate|failed to (pin|offload)", re.IGNORECASE)
-_STORE = re.compile(r"IO Error|HTTP Error|HTTPException|Connection Error")
+if TYPE_CHECKING:
+    from lakeward.manifest import Model
+
+# How DuckDB begins its errors when the model's SQL or the machine is at fault. All other errors of a batch
+# may be one file's; whether they are, only loading it apart from the others shows.
+_OF_THE_MODEL = (
+    "Binder Error", "Catalog Error", "Dependency Error", "FATAL Error", "INTERNAL Error", "Interrupt Error",
+    "Parser Error", "Permission Error", "Syntax Error", "TransactionContext Error",
+)  # fmt: skip
+_OF_THE_STORE = ("IO Error", "HTTP Error", "Connection Error")
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,10 @@ class ModelResult:
 class Transform:
     """Runs models of one project. Use as a context manager: leaving closes dbt's connection."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tables: Mapping[str, str]) -> None:
+        """tables: for models, by unique id, whose table is to have another name than theirs."""
         self._settings = settings
+        self._tables = tables
         self._manifest: DbtManifest | None = None
         # Two processes writing one target folder would overwrite each other's artifacts.
         self._scratch = settings.state_dir / "dbt" / str(os.getpid())
@@ -69,6 +74,7 @@ class Transform:
 
     def __exit__(self, *_: object) -> None:
         _close_connection()
+        close_catalogs()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def parse(self) -> None:
@@ -78,39 +84,55 @@ class Transform:
         # dbt leaves the file alone when nothing changed. Its time says up to when changes are in it.
         os.utime(manifest_path(self._settings.project_dir), ns=(began, began))
 
-    def feed(self, tag: str, plans: Mapping[str, Plan], *, whole: bool) -> list[ModelResult]:
-        """`dbt run --select tag:{source}__{stream}` on the planned files; one snapshot per model.
+    def feed(
+        self, models: Sequence[Model], plans: Mapping[str, Plan], *, tag: str | None
+    ) -> list[ModelResult]:
+        """Run the models on their planned files; one snapshot per model.
 
-        whole False: only the planned models, when another of the stream has stopped.
+        tag: `shopify__orders` when they are all of the stream's: `dbt run --select tag:{source}__{stream}`.
         """
-        selection = [f"tag:{tag}"] if whole else list(plans)
         with handing_over(self._settings, plans):
-            return self._run(["--select", *selection], expected=set(plans))
+            return self._run(models, ["--select", *([f"tag:{tag}"] if tag else _names(models))])
 
-    def run(self, models: Sequence[str], *, full_refresh: bool = False) -> list[ModelResult]:
+    def run(self, models: Sequence[Model], *, full_refresh: bool = False) -> list[ModelResult]:
         """`dbt run --select {models}`, upstream first."""
         flags = ["--full-refresh"] if full_refresh else []
         with handing_over(self._settings, {}):
-            return self._run(["--select", *models, *flags], expected=set(models))
+            return self._run(models, ["--select", *_names(models), *flags])
 
-    def _run(self, arguments: list[str], *, expected: set[str]) -> list[ModelResult]:
-        result = self._invoke(["run", *arguments], own_target=True)
-        failed = {item.node.unique_id: item.node.name for item in result if item.status != RunStatus.Success}
-        found = [
-            ModelResult(
-                model=str(item.node.alias),  # type: ignore[union-attr]
-                seconds=item.execution_time,
-                error=None if item.status == RunStatus.Success else _error_of(item, failed),
-            )
-            for item in result
+    def test(self, models: Sequence[Model]) -> list[str]:
+        """`dbt test --select {models}`, data tests only. Returns what failed, a line each."""
+        with handing_over(self._settings, {}):
+            arguments = ["test", "--select", *_names(models), "--exclude-resource-type", "unit_test"]
+            results = self._invoke(arguments, own_target=True)
+        return [
+            f"{item.node.name}: {_told(str(item.message))}"
+            for item in results
+            if item.status in (TestStatus.Fail, TestStatus.Error)
         ]
-        ran = {item.model for item in found}
-        if ran != expected:
-            raise NothingSelected(
-                f"dbt run {' '.join(arguments[:2])} ran {sorted(ran) or 'no model'}, not {sorted(expected)}",
-                hint="check the models' tags, and whether one is disabled; nothing was marked as done",
+
+    def _run(self, models: Sequence[Model], arguments: list[str]) -> list[ModelResult]:
+        """A result for each model; NothingSelected for one that dbt did not run."""
+        ran = {item.node.unique_id: item for item in self._invoke(["run", *arguments], own_target=True)}
+        failed = {name: item.node.name for name, item in ran.items() if item.status != RunStatus.Success}
+        return [self._result(model, ran.get(model.unique_id), failed, arguments) for model in models]
+
+    def _result(
+        self, model: Model, item: RunResult | None, failed: Mapping[str, str], arguments: list[str]
+    ) -> ModelResult:
+        if item is None:
+            absent = NothingSelected(
+                f"dbt run {' '.join(arguments)} did not run {model.node}",
+                hint="check the model's tags; nothing was marked as done",
             )
-        return found
+            return ModelResult(model.name, 0.0, absent)
+        error: LakewardError | None = None
+        if item.status == RunStatus.Skipped:
+            upstream = [failed[name] for name in model.depends_on if name in failed]
+            error = TransformError(f"skipped: {', '.join(upstream) or 'something upstream'} failed")
+        elif item.status != RunStatus.Success:
+            error = _as_error(str(item.message), self._settings.landing_url)
+        return ModelResult(model.name, item.execution_time, error)
 
     def _invoke(self, arguments: list[str], *, own_target: bool) -> Sequence[RunResult]:
         project = self._settings.project_dir
@@ -119,33 +141,44 @@ class Transform:
         if own_target:
             place = str(self._scratch)
             flags += ["--target-path", place, "--log-path", place, "--no-write-json"]
-            self._manifest = self._manifest or DbtManifest.from_msgpack(manifest_path(project).read_bytes())
+            self._manifest = self._manifest or self._read_manifest()
         with _undisturbed():
             done = dbtRunner(manifest=self._manifest if own_target else None).invoke([*arguments, *flags])
+        if isinstance(done.exception, KeyboardInterrupt | SystemExit):  # dbt's runner catches these too
+            raise done.exception
         if done.exception is not None:
-            raise _as_error(str(done.exception)) from done.exception
+            raise TransformError(_told(str(done.exception))) from done.exception
         return list(done.result.results) if isinstance(done.result, RunExecutionResult) else []
 
+    def _read_manifest(self) -> DbtManifest:
+        manifest = DbtManifest.from_msgpack(manifest_path(self._settings.project_dir).read_bytes())
+        for unique_id, table in self._tables.items():
+            node = manifest.nodes[unique_id]
+            node.relation_name = str(node.relation_name).replace(node.alias, table)
+            node.alias = table
+        return manifest
 
-def _error_of(item: RunResult, failed: Mapping[str, str]) -> LakewardError:
-    if item.status == RunStatus.Skipped:
-        upstream = [failed[name] for name in item.node.depends_on_nodes if name in failed]
-        return TransformError(f"skipped: {', '.join(upstream) or 'something upstream'} failed")
-    return _as_error(str(item.message))
+
+def _names(models: Sequence[Model]) -> list[str]:
+    return [model.node for model in models]
 
 
-def _as_error(message: str) -> LakewardError:
-    """What a model's failure means for its files; the text is dbt's, made one line."""
-    line = _told(message)
-    if is_conflict(message):
-        return WriterConflict(line)
-    if _MEMORY.search(message):
-        return MemoryExceeded(line, hint="raise memory_limit, or lower batch_max_bytes")
-    if _STORE.search(message):
-        return LandingError(line)
-    if _DATA.search(message):
-        return DataError(line)
-    return TransformError(line)
+def _as_error(message: str, landing_url: str) -> LakewardError:
+    """What a model's failure means for its files. Only DuckDB's own first words count, never the data's."""
+    told = _told(message)
+    head, _, words = message.strip().partition("\n")
+    if not head.startswith(("Runtime Error in", "Compilation Error in", "Database Error in")):
+        words = message
+    kind = error_kind(words)
+    if is_conflict(words):
+        return WriterConflict(told)
+    if kind == "Out of Memory Error":
+        return MemoryExceeded(told, hint="raise memory_limit, or lower batch_max_bytes")
+    if kind in _OF_THE_STORE:
+        return LandingError(told) if landing_url in words else TransformError(told)
+    if head.startswith("Compilation Error") or kind in _OF_THE_MODEL:
+        return TransformError(told)
+    return DataError(told)
 
 
 def _told(message: str) -> str:

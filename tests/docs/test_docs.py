@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -118,7 +117,7 @@ def docs_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DocsLake]:
         assert watching.stdout is not None
         assert "nothing pending" in watching.stdout.readline()
         yield lake
-        watching.send_signal(signal.SIGINT)
+        watching.terminate()
 
 
 def test_every_command_line_is_run_or_excused() -> None:

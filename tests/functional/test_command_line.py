@@ -132,7 +132,8 @@ B = MODEL.replace("SOURCE__STREAM", "shop__b")
         ("one_stream_tag", PROCESSED, MODEL.replace(", 'SOURCE__STREAM'", "")),
         ("has_key", PROCESSED, B.replace("    unique_key='item_id',\n", "")),
         ("guardable", PROCESSED, B.replace("delete+insert", "merge")),
-        ("is_incremental", PROCESSED, B.replace("incremental'", "table'", 1)),
+        ("guardable", PROCESSED, B.replace("    _airbyte_extracted_at,\n", "")),
+        ("can_be_fed", PROCESSED, B.replace("incremental'", "table'", 1)),
         ("reads_files", PROCESSED, "{{ config(tags=['shop__b'], unique_key='a') }} select 1 as a"),
         ("name_and_folder", "dag/processed/shop/items_again.sql", B),
         ("enriched_tag", "dag/enriched/fct_a.sql", "select 1 as a"),
@@ -180,9 +181,13 @@ def test_mistakes_of_the_user_exit_2_and_say_what_to_do(lake: ScratchLake) -> No
     lake.add_stream("shop/items")
     lake.land("shop/items", 1, "a.parquet", range(3))
     lake.feed()
+    lake.write("dag/streams/shop/broken.json", '{"curser": 1}')
     for arguments, said in (
         (["feed", "shop/itmes"], 'no stream "shop/itmes"'),
         (["sql", "select nothing"], "nothing"),
+        (["sql", ";"], "no statement was given"),
+        (["sql", "--json", "select 1 as a, 2 as a"], "two columns are called a"),
+        (["feed", "shop/broken"], 'unknown key "curser"'),
         (["quarantine", "retry", "shop/items"], "nothing to retry"),
         (["feed", "--no-such-flag"], "No such option"),
     ):
@@ -232,3 +237,53 @@ def test_a_mart_on_a_failed_mart_says_so_and_both_are_red(lake: ScratchLake) -> 
     marts = json.loads(lake.cli("status", "--json", check=False).stdout)["marts"]
     assert [mart["name"] for mart in marts if mart["error"]] == ["fct_a", "fct_b"]
     assert lake.query("select count(*) from meta.build_log") == [(2,)]  # the same error is said once
+
+
+def test_what_json_cannot_say_is_null_or_text(lake: ScratchLake) -> None:
+    lake.add_stream("shop/items")
+    lake.land("shop/items", 1, "a.parquet", range(3))
+    lake.feed()
+    statement = (
+        "select 'nan'::double as a, '-inf'::float as b, ['nan'::double, 1] as c, '\\x00ab'::blob as d, "
+        "time '01:02:03' as e, interval 90 second as f, 1.50::decimal(9,2) as g, "
+        "{'h': date '2026-11-01'} as h"
+    )
+    (row,) = json.loads(lake.cli("sql", "--json", statement).stdout, parse_constant=pytest.fail)
+    assert row == {
+        "a": None, "b": None, "c": [None, 1], "d": "006162", "e": "01:02:03", "f": 90, "g": 1.5,
+        "h": {"h": "2026-11-01"},
+    }  # fmt: skip
+
+
+def test_files_of_every_status_have_the_same_keys(lake: ScratchLake) -> None:
+    lake.add_stream("shop/items")
+    lake.land("shop/items", 1, "a.parquet", range(3))
+    lake.feed()
+    lake.land("shop/items", 2, "b.parquet", range(3))
+    applied, pending = json.loads(lake.cli("files", "shop/items", "--json").stdout)
+    assert (applied["status"], pending["status"]) == ("applied", "pending")
+    assert list(applied) == list(pending)
+
+
+def test_a_data_url_that_is_not_the_lakes_is_named_and_nothing_created(
+    embedded_lake: ScratchLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded_lake.add_stream("shop/items")
+    embedded_lake.land("shop/items", 1, "a.parquet", range(3))
+    embedded_lake.cli("feed")
+    elsewhere = embedded_lake.root / "elsewhere"
+    monkeypatch.setenv("LAKEWARD_DATA_URL", str(elsewhere))
+    done = embedded_lake.cli("status", check=False)
+    assert done.returncode == 2
+    assert f"data_url is {elsewhere}" in done.stderr
+    assert not elsewhere.exists()
+
+
+def test_a_stream_without_a_model_shows_what_waits_for_one(lake: ScratchLake) -> None:
+    lake.add_stream("shop/items")
+    lake.write("dag/streams/shop/orphan.json", "{}")
+    lake.land("shop/orphan", 1, "a.parquet", range(3))
+    lake.feed()
+    rows = json.loads(lake.cli("status", "--json", check=False).stdout)["streams"]
+    orphan = next(row for row in rows if row["stream"] == "shop/orphan")
+    assert (orphan["pending_files"], orphan["red"]) == (1, True)

@@ -16,14 +16,14 @@ import pytest
 from lakeward import intake
 from lakeward.lake import open_lake
 from lakeward.landing import open_landing
-from tests.scratch import MODEL, ScratchLake, launcher
+from tests.scratch import APPEND, MODEL, ScratchLake, launcher
 
 
 def test_1_every_landed_file_reaches_every_model_of_its_stream_exactly_once(lake: ScratchLake) -> None:
     lake.add_stream("shop/items")
     lake.write(
         "dag/processed/shop/int_shop__items_words.sql",
-        _append_model().replace("SOURCE__STREAM", "shop__items"),
+        APPEND.replace("SOURCE__STREAM", "shop__items"),
     )
     lake.land("shop/items", 1, "a.parquet", range(10))
     lake.land("shop/items", 2, "b.parquet", range(5, 15), word="b")
@@ -44,7 +44,7 @@ def test_1_every_landed_file_reaches_every_model_of_its_stream_exactly_once(lake
 
 def test_2_a_killed_feed_loses_nothing_and_doubles_nothing(embedded_lake: ScratchLake) -> None:
     lake = embedded_lake
-    lake.add_stream("shop/items", config={"batch_max_bytes": 1}, model=_append_model())
+    lake.add_stream("shop/items", config={"batch_max_bytes": 1}, model=APPEND)
     for day in range(1, 13):
         lake.land("shop/items", day, "a.parquet", range(day * 100, day * 100 + 100))
     lake.project()
@@ -100,7 +100,7 @@ def test_4_a_file_that_vanished_after_listing_is_reported_and_blocks_nothing(
         gone.unlink(missing_ok=True)
         return honest(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("lakeward.feed.inspect", vanish_before_it_is_read)
+    monkeypatch.setattr("lakeward.attempt.inspect", vanish_before_it_is_read)
     report = lake.feed()["shop/items"]
 
     assert [path.rsplit("/", 1)[-1] for path in report.vanished] == ["b.parquet"]
@@ -116,18 +116,19 @@ def test_5_a_file_that_cannot_be_loaded_is_quarantined_alone_and_retry_brings_it
         lake.land("shop/items", day, f"{day}.parquet", range(day * 10, day * 10 + 10))
     truncated = lake.land("shop/items", 3, "truncated.parquet", range(900, 910))
     truncated.write_bytes(truncated.read_bytes()[:-20])
-    lake.land_sql(
-        "shop/items", 4, "misfit.parquet",
-        "select 'r' as _airbyte_raw_id, timestamptz '2026-11-04 12:00:00+00' as _airbyte_extracted_at, "
-        "1::bigint as _airbyte_generation_id, 800::bigint as id, "
-        "{'word': 'a', 'amount': 'not a number'} as attributes",
-    )  # fmt: skip
+    for name, number, amount in (("misfit", 800, "not a number"), ("like it", 20, "1.5")):
+        lake.land_sql(
+            "shop/items", 4, f"{name}.parquet",
+            "select 'r' as _airbyte_raw_id, timestamptz '2026-11-04 12:00:00+00' as _airbyte_extracted_at, "
+            f"1::bigint as _airbyte_generation_id, {number}::bigint as id, "
+            f"{{'word': 'a', 'amount': '{amount}'}} as attributes",
+        )  # fmt: skip
 
     report = lake.feed()["shop/items"]
 
     assert {path.rsplit("/", 1)[-1] for path in report.quarantined} == {"truncated.parquet", "misfit.parquet"}
     assert "not a number" in next(why for path, why in report.quarantined.items() if "misfit" in path)
-    assert len(lake.table("int_shop__items")) == 50
+    assert len(lake.table("int_shop__items")) == 50  # ids 10 to 59; "like it" has a newer 20
     assert not lake.feed()["shop/items"].quarantined  # not tried again until asked
 
     lake.land("shop/items", 3, "truncated.parquet", range(900, 910))  # replaced: another file
@@ -141,7 +142,7 @@ def test_5_a_file_that_cannot_be_loaded_is_quarantined_alone_and_retry_brings_it
     )
     lake.add_stream("shop/items", model=forgiving)
     lake.cli("quarantine", "retry", "shop/items")
-    assert not lake.dbt("run", "--full-refresh", "-s", "int_shop__items").returncode
+    lake.cli("refresh", "shop/items")
     assert len(lake.table("int_shop__items")) == 61
 
 
@@ -161,7 +162,7 @@ def test_5_a_fault_of_the_model_quarantines_nothing(lake: ScratchLake) -> None:
 
 
 def test_6_two_feeders_of_one_stream_lose_and_double_nothing(lake: ScratchLake) -> None:
-    lake.add_stream("shop/items", config={"batch_max_bytes": 1}, model=_append_model())
+    lake.add_stream("shop/items", config={"batch_max_bytes": 1}, model=APPEND)
     for day in range(1, 9):
         lake.land("shop/items", day, "a.parquet", range(day * 10, day * 10 + 10))
     lake.project()
@@ -255,7 +256,7 @@ def test_10_a_selection_that_matched_no_model_is_an_error_and_moves_nothing(lake
     done = lake.cli("feed", check=False)
 
     assert done.returncode == 1
-    assert "shop/items has no model" in done.stderr
+    assert "shop/items: no model carries the tag shop__items" in done.stderr
     assert len(lake.table("int_shop__good")) == 10
     assert lake.events() == ["a.parquet"]
 
@@ -295,12 +296,6 @@ def test_12_one_broken_model_stops_itself_and_nothing_else(lake: ScratchLake) ->
     done = lake.cli("status", check=False)
     assert done.returncode == 1
     assert 'misspelt.json: unknown key "cursor_feild"' in done.stdout
-
-
-def _append_model() -> str:
-    """Without a key a file loaded twice shows as doubled rows."""
-    keyless = MODEL.replace("    unique_key='item_id',\n", "").replace("delete+insert", "append")
-    return keyless[: keyless.index("qualify")]
 
 
 def _peak_of_feed(lake: ScratchLake, stream: str) -> int:

@@ -13,7 +13,7 @@ from lakeward.errors import WriterConflict
 from lakeward.lake import as_lakeward_error
 from lakeward.project import open_tools
 from lakeward.transform import Transform  # noqa: TID253 - a test has the time
-from tests.scratch import MODEL, ScratchLake
+from tests.scratch import APPEND, MODEL, ScratchLake
 
 
 def test_the_cursor_is_a_view_of_what_was_applied(lake: ScratchLake) -> None:
@@ -58,8 +58,7 @@ def test_the_feeder_leaves_one_snapshot_per_batch(lake: ScratchLake) -> None:
 
 def test_two_runs_planned_from_one_reading_the_second_is_refused_and_starts_over(lake: ScratchLake) -> None:
     """The compare in the fence: without it the file would be in the table twice."""
-    keyless = MODEL.replace("    unique_key='item_id',\n", "").replace("delete+insert", "append")
-    lake.add_stream("shop/items", model=keyless[: keyless.index("qualify")])
+    lake.add_stream("shop/items", model=APPEND)
     lake.land("shop/items", 1, "a.parquet", range(10))
     lake.project()
     project = lake.project()
@@ -108,8 +107,7 @@ def test_feeders_of_different_streams_never_abort_each_other(lake: ScratchLake) 
 
 
 def test_a_stream_with_two_models_of_which_one_fails_doubles_nothing_when_mended(lake: ScratchLake) -> None:
-    keyless = MODEL.replace("    unique_key='item_id',\n", "").replace("delete+insert", "append")
-    lake.add_stream("shop/items", model=keyless[: keyless.index("qualify")])
+    lake.add_stream("shop/items", model=APPEND)
     other = MODEL.replace("SOURCE__STREAM", "shop__items")
     lake.write("dag/processed/shop/int_shop__items_b.sql", other.replace("word'", "word") + " and nothing(")
     lake.write("dag/processed/shop/int_shop__items_b.sql", other.replace("as word", "as word, no_such"))

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from tests.functional.conftest import shipped_lake
-from tests.scratch import MODEL, ScratchLake
+from tests.scratch import APPEND, MODEL, ScratchLake
 
 SEED_SNIPPET = """
 {{ config(tags=['enriched'], materialized='table') }}
@@ -53,7 +53,7 @@ def test_every_dbt_command_works_on_the_shipped_lake_with_the_embedded_catalog(
 
 
 def test_files_typed_by_hand_are_loaded_once_however_often_they_are_given(lake: ScratchLake) -> None:
-    lake.add_stream("shop/items", model=_append(MODEL))
+    lake.add_stream("shop/items", model=APPEND)
     path = lake.land("shop/items", 1, "a.parquet", range(10))
     given = ["--vars", json.dumps({"files": [str(path)]})]
     lake.dbt("run", "--select", "tag:shop__items", *given)
@@ -140,6 +140,12 @@ def test_nothing_but_the_catalog_is_written_outside_the_lake(embedded_lake: Scra
     assert list(home.rglob("*")) == []
 
 
-def _append(model: str) -> str:
-    keyless = model.replace("    unique_key='item_id',\n", "").replace("delete+insert", "append")
-    return keyless[: keyless.index("qualify")]
+def test_a_mart_built_empty_is_to_be_built_again(lake: ScratchLake) -> None:
+    lake.add_stream("shop/items")
+    lake.write("dag/enriched/fct_items.sql", "{{ config(tags=['enriched'], materialized='table') }}\n"
+               "select item_id from {{ ref('int_shop__items') }}")  # fmt: skip
+    lake.land("shop/items", 1, "a.parquet", range(3))
+    assert "int_shop__items: 1 files to load" in lake.dbt("run").stdout
+    lake.dbt("run", "--empty", "-s", "fct_items")
+    assert "built fct_items (its last build failed)" in lake.cli("build").stdout
+    assert lake.query("select count(*) from fct_items") == [(3,)]

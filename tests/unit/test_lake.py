@@ -46,6 +46,9 @@ def test_errors_keep_their_hint_between_processes() -> None:
 
 
 def test_both_ways_of_losing_a_race_are_recognised() -> None:
-    assert is_conflict('Transaction conflict - attempting to insert into table with index "13"')
+    assert is_conflict(
+        "TransactionContext Error: Failed to commit: Failed to commit DuckLake transaction. "
+        'Transaction conflict - attempting to insert into table with index "13"'
+    )
     assert is_conflict("Invalid Input Error: lakeward: fence moved: another writer was faster")
-    assert not is_conflict("Conversion Error: Could not convert string")
+    assert not is_conflict("Conversion Error: Could not convert string 'Transaction conflict' to INT32")

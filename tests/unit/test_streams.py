@@ -46,7 +46,7 @@ def test_fields_become_the_types_that_airbyte_lands(tmp_path: Path) -> None:
     [
         ('{"cursor_feild": ["a"]}', 'did you mean "cursor_field"'),
         ('{"sync_mode": "sometimes"}', "sync_mode"),
-        ('{"fields": {"id": "int"}}', 'unknown key "int"'),
+        ('{"fields": {"id": "int"}}', 'unknown type "int"'),
         ('{"target_lag": "soon"}', "target_lag"),
         ("[]", "not a JSON object"),
         ("{", "not JSON"),
@@ -73,5 +73,5 @@ def test_target_lag_is_a_duration(tmp_path: Path) -> None:
 def test_an_unknown_stream_lists_the_known(tmp_path: Path) -> None:
     stream_file(tmp_path, "{}")
     with pytest.raises(ConfigError, match="no stream") as caught:
-        find_stream(load_streams(tmp_path)[0], "shop/nothing")
+        find_stream(tmp_path, load_streams(tmp_path)[0], "shop/nothing")
     assert "shop/orders" in str(caught.value)

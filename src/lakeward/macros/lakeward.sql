@@ -13,7 +13,17 @@
     {%- if not execute -%}
       {{ return("['parsed without files']") }}
     {%- endif -%}
-    {{ return(lakeward_plan().files) }}
+    {%- if lakeward_runs() -%}
+      {%- set hooks = (model.config['pre-hook'] ~ model.config['post-hook']) | string -%}
+      {%- if config.get('materialized') != 'incremental' -%}
+        {{ lakeward_refuse("is materialized as " ~ config.get('materialized') ~ ": every batch would replace the"
+          ~ " table by its own rows", "materialized='incremental'") }}
+      {%- elif 'lakeward_begin()' not in hooks or 'lakeward_applied()' not in hooks -%}
+        {{ lakeward_refuse("has a stream's tag, but runs without lakeward's hooks: what it loads would not be"
+          ~ " recorded", "move it to dag/processed/, or take the tag away") }}
+      {%- endif -%}
+    {%- endif -%}
+    {{ return(lakeward_plan(rendered=true).files) }}
   {%- endif -%}
   {{ return(builtins.var(name, *varargs, **kwargs)) }}
 {%- endmacro %}
@@ -32,15 +42,26 @@
 {%- endmacro %}
 
 
+{% macro lakeward_runs() -%}
+  {{ return(flags.WHICH in ('run', 'build', 'retry')) }}
+{%- endmacro %}
+
+
+{% macro lakeward_refuse(what, remedy) -%}
+  {%- do exceptions.raise_compiler_error(this.identifier ~ " " ~ what ~ "\n  " ~ remedy) -%}
+{%- endmacro %}
+
+
 {#- The plan of this model in this invocation; the same however often it is asked for. -#}
-{% macro lakeward_plan() -%}
+{% macro lakeward_plan(rendered=false) -%}
   {%- set answer = {} -%}
   {%- do adapter.store_relation('lakeward', this, [], '', '', {
       'answer': answer,
       'tag': lakeward_stream_tag(),
       'model': this.identifier,
       'invocation_id': invocation_id,
-      'runs': flags.WHICH in ('run', 'build', 'retry'),
+      'runs': lakeward_runs(),
+      'rendered': rendered,
       'full_refresh': should_full_refresh(),
       'given': builtins.var('files', none),
   }) -%}
@@ -53,19 +74,15 @@
 {% macro lakeward_begin() -%}
   {%- if execute -%}
     {%- if not lakeward_stream_tag() -%}
-      {%- do exceptions.raise_compiler_error(
-          this.identifier ~ " carries " ~ (model.tags | select('in', model.tags) | list)
-          ~ ": a processed model has exactly one stream tag, as in tags=['processed', 'shopify__orders']"
-      ) -%}
-    {%- endif -%}
-    {%- if this.schema != 'main' -%}
-      {%- do exceptions.raise_compiler_error(
-          this.identifier ~ " goes to the schema " ~ this.schema ~ ": processed tables lie in lakehouse.main;"
-          ~ " remove its schema config"
-      ) -%}
+      {{ lakeward_refuse("carries the tags " ~ model.tags ~ ": a processed model has exactly one stream tag",
+        "tags=['processed', 'shopify__orders']") }}
+    {%- elif this.schema != 'main' -%}
+      {{ lakeward_refuse("goes to the schema " ~ this.schema ~ ": processed tables lie in lakehouse.main",
+        "remove its schema config") }}
     {%- endif -%}
     {%- set plan = lakeward_plan() -%}
-    {%- set fence = 'lakehouse.fences."' ~ this.identifier ~ '"' -%}
+    {{- lakeward_expect_table(plan) -}}
+    {%- set fence = 'lakehouse.fences.' ~ adapter.quote(this.identifier) -%}
     {%- set stamp = {
         'stream': plan.source ~ '/' ~ plan.stream, 'model': this.identifier, 'build': plan.build,
         'batch_id': plan.batch_id, 'files': plan.paths, 'code': model.checksum.checksum,
@@ -83,22 +100,58 @@
 {%- endmacro %}
 
 
-{#- Post-hook of processed models, inside the transaction: the files that were rendered, no others. -#}
+{#- The plan was made for a table, or for none. What dbt is about to do follows from its own look at the
+    lake, at another time: the two must agree, or a batch would replace a table, or be added to another's. -#}
+{% macro lakeward_expect_table(plan) -%}
+  {%- set table = load_cached_relation(this) -%}
+  {%- set replaces = table is none or table.is_view or should_full_refresh() -%}
+  {%- if not plan.rendered -%}
+    {{ lakeward_refuse('never reads {{ var("files") }}: its files would count as loaded, unread',
+      'from read_parquet({{ var("files") }}, filename=true, hive_partitioning=true)') }}
+  {%- elif config.get('incremental_strategy') == 'microbatch' -%}
+    {{ lakeward_refuse("uses incremental_strategy='microbatch', which is several transactions per batch",
+      "incremental_strategy='delete+insert'") }}
+  {%- elif replaces and not plan.is_new_build and table is none -%}
+    {{ lakeward_refuse("has lost its table since the ledger was read (lakeward: fence moved)",
+      "run it again: everything is loaded into a new table") }}
+  {%- elif replaces and not plan.is_new_build -%}
+    {{ lakeward_refuse("would replace its table by this batch alone",
+      "remove full_refresh=true from its config; if the table is a view, drop it") }}
+  {%- elif plan.is_new_build and not replaces -%}
+    {%- set now = run_query('select n from lakehouse.fences.' ~ adapter.quote(this.identifier)).rows[0][0] -%}
+    {%- if now | int != plan.fence | int -%}
+      {{ lakeward_refuse("has got a table since the ledger was read (lakeward: fence moved)", "run it again") }}
+    {%- endif -%}
+    {{ lakeward_refuse("has a table that the ledger does not know: its rows may be any stream's",
+      "dbt run --full-refresh -s " ~ model.name) }}
+  {%- endif -%}
+{%- endmacro %}
+
+
+{#- Post-hook of processed models, inside the transaction: the files that were rendered, no others, and only
+    if they still are what was listed. -#}
 {% macro lakeward_applied() -%}
   {%- if execute -%}
     {%- set plan = lakeward_plan() -%}
-    insert into lakehouse.meta.feeder_log
+    {%- do adapter.store_relation('lakeward', this, [], '', '', {
+        'verify': true, 'model': this.identifier, 'invocation_id': invocation_id,
+    }) -%}
+    {%- if plan.control -%}
+    select error('{{ plan.control }}');
+    {%- endif %}
+    insert into lakehouse.meta.feeder_log by name
     {%- if plan.is_new_build %}
     select
-      '{{ plan.source }}', '{{ plan.stream }}', '{{ this.identifier }}', {{ plan.build }}, 'built',
-      null, null, null, null, null, null, null, '{{ plan.batch_id }}', '{{ model.checksum.checksum }}',
-      null, now()
-    union all
+      '{{ plan.source }}' as source, '{{ plan.stream }}' as stream, '{{ this.identifier }}' as model,
+      {{ plan.build }} as build, 'built' as event, '{{ plan.batch_id }}' as batch_id,
+      '{{ model.checksum.checksum }}' as code, now() as logged_at
+    union all by name
     {%- endif %}
     select
-      '{{ plan.source }}', '{{ plan.stream }}', '{{ this.identifier }}', {{ plan.build }}, 'applied',
-      path, etag, size, partition_date, generation, rows, extracted_at, '{{ plan.batch_id }}',
-      '{{ model.checksum.checksum }}', null, now()
+      '{{ plan.source }}' as source, '{{ plan.stream }}' as stream, '{{ this.identifier }}' as model,
+      {{ plan.build }} as build, 'applied' as event, path, etag, size, partition_date, generation, rows,
+      extracted_at, '{{ plan.batch_id }}' as batch_id, '{{ model.checksum.checksum }}' as code,
+      now() as logged_at
     from memory.main.lakeward_planned
     where invocation = '{{ invocation_id }}' and model = '{{ this.identifier }}'
   {%- endif -%}
@@ -117,21 +170,25 @@
 {%- endmacro %}
 
 
-{#- Post-hook of enriched models: which snapshot of its upstreams the mart was computed from. -#}
+{#- Post-hook of enriched models: which snapshot of its upstreams the mart was computed from.
+    `dbt run --empty` leaves a table without rows: the mart is to be built again. -#}
 {% macro lakeward_built() -%}
   {%- if execute -%}
     insert into lakehouse.meta.build_log
     select
-      '{{ this.identifier }}', 'built', (select id from lakehouse.current_snapshot()),
-      '{{ model.checksum.checksum }}', null, now()
+      '{{ this.identifier }}', '{{ "failed" if flags.EMPTY else "built" }}',
+      (select id from lakehouse.current_snapshot()), '{{ model.checksum.checksum }}',
+      {{ "'was built with --empty'" if flags.EMPTY else "null" }}, now()
   {%- endif -%}
 {%- endmacro %}
 
 
 {#- A batch is not copied into a temporary table first: delete and insert below each read the files, the
-    delete nothing but keys, timestamps and file names. A third of the memory and of the time of a batch. -#}
+    delete nothing but keys, timestamps and file names. A third of the memory and of the time of a batch.
+    A model that reads its own table needs the copy: the delete would change what the insert reads. -#}
 {% macro duckdb__create_table_as(temporary, relation, compiled_code, language='sql', partitioned_by=none, sorted_by=none) -%}
-  {%- if temporary and language == 'sql' and lakeward_stream_tag() and not config.get('contract').enforced -%}
+  {%- set is_batch = temporary and language == 'sql' and lakeward_stream_tag() -%}
+  {%- if is_batch and not config.get('contract').enforced and this.identifier not in compiled_code -%}
     {{ config.get('sql_header', '') }}
     create or replace temporary view {{ relation.include(database=false, schema=false) }} as (
       {{ compiled_code }}
@@ -147,39 +204,28 @@
     `_source_file`. Keys compare with `is not distinct from`, so null keys do not pile up; a key may be
     any SQL expression over the model's columns. -#}
 {% macro duckdb__get_delete_insert_merge_sql(target, source, unique_key, dest_columns, incremental_predicates) -%}
-  {%- set incoming = {} -%}
-  {%- for column in adapter.get_columns_in_relation(source) -%}
-    {%- do incoming.update({column.name | lower: column.dtype | upper}) -%}
-  {%- endfor -%}
-  {%- set names = [] -%}
-  {%- set values = [] -%}
-  {%- set absent = [] -%}
-  {%- for column in dest_columns -%}
-    {%- do names.append(adapter.quote(column.name)) -%}
-    {%- do values.append(lakeward_converted(column, incoming.get(column.name | lower))) -%}
-    {%- if (column.name | lower) not in incoming -%}{%- do absent.append(column.name) -%}{%- endif -%}
-  {%- endfor -%}
-  {%- if absent -%}
-    {%- do exceptions.raise_compiler_error(
-        "the table has columns that the model no longer selects: " ~ absent | join(', ')
-        ~ "\n  rebuild it: dbt run --full-refresh -s " ~ target.identifier
-    ) -%}
+  {%- if not lakeward_stream_tag() -%}
+    {{ return(dbt.duckdb__get_delete_insert_merge_sql(target, source, unique_key, dest_columns, incremental_predicates)) }}
+  {%- elif incremental_predicates -%}
+    {{ lakeward_refuse("has incremental_predicates: an older row they leave out would keep the newer from coming in",
+      "remove them") }}
   {%- endif -%}
+  {%- set names = dest_columns | map(attribute='quoted') | list -%}
   {%- set columns = names | join(', ') -%}
-
+  {%- set incoming = lakeward_incoming(target, source, dest_columns) -%}
   {%- if unique_key -%}
     {%- set keys = [unique_key] if unique_key is string else unique_key -%}
     {%- set has = dest_columns | map(attribute='name') | map('lower') | list -%}
     {%- set guarded = '_airbyte_extracted_at' in has -%}
     {%- set ties = guarded and '_source_file' in has -%}
-    delete from {{ target }}
-    using (
-      select distinct
-        {% for key in keys %}{{ key }} as lakeward_key_{{ loop.index }}, {% endfor %}
-        {{ '_airbyte_extracted_at' if guarded else 'null' }} as lakeward_at,
-        {{ '_source_file' if ties else "''" }} as lakeward_file
-      from (select {% for value in values %}{{ value }}{{ ', ' if not loop.last }}{% endfor %} from {{ source }})
-    ) as lakeward_new
+    create or replace temporary table lakeward_keys as
+    select distinct
+      {% for key in keys %}{{ key }} as lakeward_key_{{ loop.index }}, {% endfor %}
+      {{ '_airbyte_extracted_at' if guarded else 'null' }} as lakeward_at,
+      {{ '_source_file' if ties else "''" }} as lakeward_file
+    from {{ incoming }};
+
+    delete from {{ target }} using lakeward_keys
     where {% for key in keys %}({{ key }}) is not distinct from lakeward_key_{{ loop.index }} and {% endfor %} (
       {%- if guarded %}
       lakeward_at > _airbyte_extracted_at
@@ -189,40 +235,98 @@
         {{- ' and lakeward_file >= coalesce(_source_file, \'\')' if ties }}
       )
       {%- else %} true {%- endif %}
-    )
-    {%- for predicate in incremental_predicates or [] %} and {{ predicate }}{% endfor %};
+    );
 
     insert into {{ target }} ({{ columns }})
     select {{ columns }}
-    from (select {% for value in values %}{{ value }}{{ ', ' if not loop.last }}{% endfor %} from {{ source }}) as lakeward_new
+    from {{ incoming }} as lakeward_new
+    where case
+      when exists (from lakeward_keys where {{ lakeward_same(keys) }}) then true
+      else error('lakeward: fence moved: reading {{ this.identifier }} twice gave other keys'
+        || ' (a file changed, or the model picks rows at random)')
+    end
     {%- if guarded %}
-    where not exists (
+    and not exists (
       from (
         select {% for key in keys %}{{ key }} as lakeward_key_{{ loop.index }}{{ ', ' if not loop.last }}{% endfor %}
         from {{ target }}
       ) as lakeward_kept
-      where {% for key in keys %}lakeward_key_{{ loop.index }} is not distinct from ({{ key }}){{ ' and ' if not loop.last }}{% endfor %}
+      where {{ lakeward_same(keys) }}
     )
     {%- endif -%}
   {%- else -%}
     insert into {{ target }} ({{ columns }})
     select {{ columns }}
-    from (select {% for value in values %}{{ value }}{{ ', ' if not loop.last }}{% endfor %} from {{ source }})
+    from {{ incoming }} as lakeward_new
   {%- endif -%}
 {%- endmacro %}
 
 
-{#- Airbyte mixes INT64 milliseconds and TIMESTAMP for `_airbyte_extracted_at` in one stream
-    (airbytehq/airbyte#52559): converted to whatever the table has. Other columns pass unchanged. -#}
-{% macro lakeward_converted(column, incoming_type) -%}
-  {%- set name = adapter.quote(column.name) -%}
-  {%- set wanted = column.dtype | upper -%}
-  {%- if column.name == '_airbyte_extracted_at' and incoming_type and incoming_type != wanted -%}
-    {%- if incoming_type == 'BIGINT' -%}
-      {{ return('make_timestamptz(' ~ name ~ ' * 1000)::' ~ wanted ~ ' as ' ~ name) }}
-    {%- elif wanted == 'BIGINT' -%}
-      {{ return('epoch_ms(' ~ name ~ ') as ' ~ name) }}
+{% macro duckdb__get_incremental_append_sql(arg_dict) -%}
+  {%- if not lakeward_stream_tag() -%}
+    {{ return(default__get_incremental_append_sql(arg_dict)) }}
+  {%- endif -%}
+  {{ return(duckdb__get_delete_insert_merge_sql(
+    arg_dict["target_relation"], arg_dict["temp_relation"], none, arg_dict["dest_columns"], none
+  )) }}
+{%- endmacro %}
+
+
+{% macro lakeward_same(keys) -%}
+  {%- for key in keys -%}
+    lakeward_key_{{ loop.index }} is not distinct from ({{ key }}){{ ' and ' if not loop.last }}
+  {%- endfor -%}
+{%- endmacro %}
+
+
+{#- The batch as a subquery whose columns have the table's types. -#}
+{% macro lakeward_incoming(target, source, dest_columns) -%}
+  {%- set given = {} -%}
+  {%- for column in adapter.get_columns_in_relation(source) -%}
+    {%- do given.update({column.name | lower: column.dtype | upper}) -%}
+  {%- endfor -%}
+  {%- set wanted = {} -%}
+  {%- for column in adapter.get_columns_in_relation(target) -%}
+    {%- do wanted.update({column.name | lower: column.dtype | upper}) -%}
+  {%- endfor -%}
+  {%- set values = [] -%}
+  {%- set absent = [] -%}
+  {%- for column in dest_columns -%}
+    {%- set name = column.name | lower -%}
+    {%- if name in given -%}
+      {%- do values.append(lakeward_converted(column.name, given[name], wanted[name])) -%}
+    {%- else -%}
+      {%- do absent.append(column.name) -%}
     {%- endif -%}
+  {%- endfor -%}
+  {%- if absent -%}
+    {{ lakeward_refuse("no longer selects columns that its table has: " ~ absent | join(', '),
+      "rebuild it: dbt run --full-refresh -s " ~ model.name) }}
+  {%- endif -%}
+  (select {{ values | join(', ') }} from {{ source }})
+{%- endmacro %}
+
+
+{#- Airbyte mixes INT64 milliseconds and TIMESTAMP for `_airbyte_extracted_at` in one stream
+    (airbytehq/airbyte#52559): converted to whatever the table has. Any other value must survive the way to
+    the table's type and back: DuckDB would round 10.75 into an integer column without a word. -#}
+{% macro lakeward_converted(column, given, wanted) -%}
+  {%- set name = adapter.quote(column) -%}
+  {%- set ranks = {'TINYINT': 1, 'SMALLINT': 2, 'INTEGER': 3, 'BIGINT': 4, 'HUGEINT': 5} -%}
+  {%- set scalars = ['FLOAT', 'DOUBLE', 'DATE', 'TIME', 'TIMESTAMP', 'TIMESTAMP WITH TIME ZONE'] -%}
+  {%- if given == wanted -%}
+    {{ return(name) }}
+  {%- elif column | lower == '_airbyte_extracted_at' and given == 'BIGINT' -%}
+    {{ return('make_timestamptz(' ~ name ~ ' * 1000)::' ~ wanted ~ ' as ' ~ name) }}
+  {%- elif column | lower == '_airbyte_extracted_at' and wanted == 'BIGINT' -%}
+    {{ return('epoch_ms(' ~ name ~ ') as ' ~ name) }}
+  {%- elif given in ranks and wanted in ranks and ranks[given] < ranks[wanted] -%}
+    {{ return(name) }}
+  {%- elif wanted in ranks or wanted in scalars or wanted.startswith('DECIMAL') -%}
+    {%- set converted = "try_cast(" ~ name ~ " as " ~ wanted ~ ")" -%}
+    {{ return("case when try_cast(" ~ converted ~ " as " ~ given ~ ") is not distinct from " ~ name
+      ~ " then " ~ converted ~ " else error('column " ~ column | replace("'", "''") ~ ": "
+      ~ given ~ " ' || " ~ name ~ " || ' does not fit the table''s " ~ wanted ~ "') end as " ~ name) }}
   {%- endif -%}
   {{ return(name) }}
 {%- endmacro %}
