@@ -1,6 +1,6 @@
 # `make demo` runs the main job here; `make test` is what CI runs. uv comes from PyPI when it is absent.
 .DEFAULT_GOAL := help
-.PHONY: help demo install test lint fmt docs bench clean
+.PHONY: help demo install test test-all chaos lint fmt docs bench clean
 
 UV := $(shell command -v uv || echo .uv/bin/uv)
 PYTHON ?= python3
@@ -8,13 +8,20 @@ export UV_PYTHON_DOWNLOADS = never
 export UV_PYTHON_PREFERENCE = only-system
 
 help: ## Show this
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 demo: $(UV) ## Install what the main job needs, land sample syncs, feed them, build the marts
 	@UV="$(UV)" scripts/demo
 
 test: install lint ## Lint, types, import contract, all tests
 	.venv/bin/pytest
+
+test-all: install lint ## All of it longer: 200 schedules of kills, 100 disorders; about an hour
+	.venv/bin/pytest --hypothesis-profile=all
+	.venv/bin/python -m tests.chaos --n 200 --out tests/chaos/result.json
+
+chaos: install ## Kill lakeward at N seeded points and compare with an oracle: make chaos SEED=1 N=60
+	.venv/bin/python -m tests.chaos --seed $(or $(SEED),0) --n $(or $(N),60)
 
 lint: install ## Ruff, mypy strict, the import contract
 	.venv/bin/ruff check

@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.scratch import PostgresServer, ScratchLake, remove_catalog, scratch_lake
+
+settings.register_profile("all", max_examples=1200)  # `make test-all`
 
 EXPECTED_SKIPS = Path(__file__).parent / "expected_skips.txt"
 

@@ -194,6 +194,9 @@ class PostgresServer:
     def drop_database(self, name: str) -> None:
         self._run("dropdb", *self._server, "--force", name)
 
+    def log(self) -> str:
+        return (self._data / "server.log").read_text()
+
     def url(self, name: str) -> str:
         return f"postgresql://lake@127.0.0.1:{self.port}/{name}"
 

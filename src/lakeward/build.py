@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lakeward.errors import WriterConflict
 from lakeward.meta import META, Relation, relations
 from lakeward.settings import LAKE
+from lakeward.sql import quote_identifier
 
 if TYPE_CHECKING:
     from lakeward.lake import Lake
@@ -62,6 +65,19 @@ def plan_build(manifest: Manifest, lake: Lake) -> list[Mart]:
             due.add(model.name)
         marts.append(Mart(model.name, reason, waits, record.error))
     return marts
+
+
+def sweep(lake: Lake, models: Iterable[Model]) -> None:
+    """Drop the old tables that a process killed between its commit and this has left behind.
+
+    dbt's next run of the model would do it too, but a model that is up to date has no next run.
+    """
+    existing = relations(lake)
+    for model in models:
+        name = f"{model.name}__dbt_backup"
+        if ("main", name) in existing:
+            with suppress(WriterConflict):  # its writer still lives, and was faster
+                lake.query(f"drop table if exists {LAKE}.main.{quote_identifier(name)}")
 
 
 def build(marts: Sequence[Mart], manifest: Manifest, transform: Transform, ledger: Ledger) -> dict[str, str]:

@@ -104,6 +104,8 @@ class EmbeddedCatalog:
         Path(self.host).mkdir(mode=0o700, exist_ok=True)
         _own(Path(self.host))
         log = data / "server.log"
+        for lock in (data / "postmaster.pid", Path(self.host, ".s.PGSQL.5432.lock")):
+            _forget_the_dead(lock)
         deadline = time.monotonic() + _START_SECONDS
         while True:
             try:
@@ -155,6 +157,18 @@ def _answers(host: str) -> bool:
         except OSError:
             return False
     return True
+
+
+def _forget_the_dead(lock: Path) -> None:
+    """Take away the lock file of a killed server that is still a zombie: Postgres takes it for a running one.
+
+    In a container whose first process waits for no children it stays one for ever.
+    """
+    with suppress(OSError):  # no such file, no such process, or no /proc
+        number = lock.read_text().split()[0]
+        state = Path("/proc", number, "stat").read_text().rpartition(")")[2].split()[0]
+        if state == "Z":
+            lock.unlink()
 
 
 def _left_behind(log: Path) -> bool:

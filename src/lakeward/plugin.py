@@ -108,7 +108,8 @@ class Plugin(BasePlugin):
     def initialize(self, plugin_config: dict[str, Any]) -> None:
         self._plans: dict[tuple[str, str], Plan] = {}  # by invocation and model
         self._rendered: set[tuple[str, str]] = set()
-        self._announcements: dict[tuple[str, str], ExitStack] = {}
+        self._announcement = ExitStack()
+        atexit.register(self._announcement.close)
         with _as_dbt_error():
             # Not the working directory: `dbt --project-dir X` may be called from anywhere.
             self._settings = (
@@ -135,10 +136,7 @@ class Plugin(BasePlugin):
                 return
             landing = open_landing(self._settings)
             if request.get("verify"):
-                key = (request["invocation_id"], request["model"])
-                _verify(self._plans[key], landing)
-                if key in self._announcements:
-                    self._announcements.pop(key).close()
+                _verify(self._plans[request["invocation_id"], request["model"]], landing)
                 return
             stream = stream_of_tag(self._settings.project_dir, request["tag"])
             if not request["runs"]:
@@ -162,10 +160,10 @@ class Plugin(BasePlugin):
     def _plan(self, request: dict[str, Any], stream: Stream, landing: Landing) -> Plan:
         key = (request["invocation_id"], request["model"])
         if key not in self._plans:
+            self._announcement.close()  # of the model before, which has committed by now
             if request["full_refresh"] and not _handover:
                 # Before the ledger is read: a long statement must not lose to feeders that go on meanwhile.
-                self._announcements[key] = ExitStack()
-                self._announcements[key].enter_context(announced(stream, self._settings))
+                self._announcement.enter_context(announced(stream, self._settings))
             handed = _handover.plans.get(request["model"]) if _handover else None
             self._plans[key] = handed or self._make_plan(request, stream, landing)
             self._stash(*key, self._plans[key])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from lakeward.announcement import announced
 from lakeward.attempt import Tools
+from lakeward.build import sweep
 from lakeward.errors import LakewardError, LedgerError, TransformError, WriterConflict
 from lakeward.feed import feed
 from lakeward.meta import META, fence_table, relations, set_up
@@ -81,12 +82,10 @@ def _take_up(stream: Stream, model: Model, beside: Model, tools: Tools) -> None:
     now = datetime.now(UTC)
     reading = read(tools.lake, [(stream, [beside.name])], tools.settings, now, fences=False)[stream.id]
     (state,) = reading.models
-    left = [f"{model.name}__dbt_backup"]
-    if state.totals.code != model.code or reading.models[0].totals.quarantined:
-        left.append(beside.name)
-    for name in left:
-        if ("main", name) in found:
-            tools.lake.query(f"drop table {LAKE}.main.{quote_identifier(name)}")
+    sweep(tools.lake, [model])
+    is_stale = state.totals.code != model.code or state.totals.quarantined
+    if is_stale and ("main", beside.name) in found:
+        tools.lake.query(f"drop table {LAKE}.main.{quote_identifier(beside.name)}")
     tools.ledger.release(stream, model=beside.name)
 
 

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from lakeward import console
 from lakeward.build import build as build_marts
-from lakeward.build import plan_build
+from lakeward.build import plan_build, sweep
 from lakeward.errors import ConfigError, LakewardError
 from lakeward.manifest import last_change
 from lakeward.meta import set_up
@@ -130,6 +130,7 @@ def feed(streams: Sequence[Stream], project: Project, tools: Tools, rest: Rest) 
 def build(project: Project, tools: Tools, rest: Rest) -> Outcome:
     """Build the enriched models that are due."""
     set_up(tools.lake, [])
+    sweep(tools.lake, project.manifest.models)
     marts = plan_build(project.manifest, tools.lake)
     due = [mart for mart in marts if mart.is_due and rest.is_over(mart.name)]
     errors: dict[str, str] = {}

@@ -1,0 +1,101 @@
+"""`python -m tests.chaos --seed 1 --n 60`: N seeded schedules of kills, each held against the oracle.
+
+Prints a line per schedule and a summary; writes it as JSON with --out. Exits 1 when a schedule fails, when a
+phase was never hit, or when the kills around a commit did not see both outcomes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.schedule import Outcome, Range, Schedule
+from tests.chaos.world import SCENARIOS, World
+from tests.scratch import PostgresServer, remove_catalog
+
+EMBEDDED_EACH = 5  # every fifth schedule also, or only, kills the embedded Postgres
+
+
+@contextmanager
+def shooting_ranges() -> Iterator[tuple[Range, Range]]:
+    """One on a network Postgres, one whose worlds carry their own."""
+    # Not a folder that only its owner may enter: as root, Postgres runs as nobody.
+    root = Path(tempfile.mkdtemp(prefix="lakeward-chaos-"))
+    root.chmod(0o755)
+    postgres = PostgresServer(root / "postgres")
+    worlds = [World(root / "network", postgres), World(root / "embedded", None)]
+    try:
+        for world in worlds:
+            world.found()
+        yield Range(worlds[0]), Range(worlds[1])
+    finally:
+        postgres.stop()
+        for lake in (root / "embedded").glob("*/.lake"):
+            remove_catalog(lake.parent)
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def schedules(network: Range, embedded: Range, first: int, count: int) -> Iterator[tuple[Range, Schedule]]:
+    """Scenario after scenario, and in each phase after phase, so that few schedules already meet many."""
+    names = [*SCENARIOS]
+    for seed in range(first, first + count):
+        if seed % EMBEDDED_EACH == EMBEDDED_EACH - 1:
+            yield embedded, embedded.schedule(seed, "run")
+        else:
+            name = names[seed % len(names)]
+            phases = sorted(network.phases(name))
+            yield network, network.schedule(seed, name, phases[seed // len(names) % len(phases)])
+
+
+def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """What the kills met: by phase where the process died, and what became of the commits."""
+    places = Counter(outcome.died_in for outcome in outcomes)
+    commits = Counter(outcome.committed for outcome in outcomes if outcome.committed is not None)
+    return {
+        "schedules": len(outcomes),
+        "failed": [outcome.schedule.seed for outcome in outcomes if outcome.differences],
+        "killed": dict(sorted(Counter(outcome.schedule.target for outcome in outcomes).items())),
+        "died in": dict(sorted(places.items())),
+        "around the commit": {"committed": commits[True], "not committed": commits[False]},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0, help="of the first schedule")
+    parser.add_argument("--n", type=int, default=60, help="how many schedules")
+    parser.add_argument("--out", type=Path, help="write the summary as JSON")
+    options = parser.parse_args()
+    outcomes = []
+    with shooting_ranges() as (network, embedded):
+        for place, schedule in schedules(network, embedded, options.seed, options.n):
+            outcome = place.run(schedule)
+            outcomes.append(outcome)
+            what = (
+                f"seed {schedule.seed:<4} {schedule.scenario:<17} {schedule.target:<8} {outcome.died_in:<24}"
+            )
+            print(what, "FAILED" if outcome.differences else "ok", flush=True)
+            if outcome.differences:
+                print(*(f"    {text}" for text in outcome.differences[:10]), sep="\n")
+                print(f"    simplest that fails: {place.shrink(schedule)}")
+        found = summary(outcomes)
+        if options.n >= 60:
+            met = {place.partition(",")[0] for place in found["died in"]}
+            found["never hit"] = sorted(set().union(*map(network.phases, SCENARIOS)) - met)
+    print(json.dumps(found, indent=2))
+    if options.out:
+        options.out.write_text(json.dumps(found, indent=2) + "\n")
+    one_sided = options.n >= 60 and not all(found["around the commit"].values())
+    sys.exit(1 if found["failed"] or found.get("never hit") or one_sided else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""The lake that is put under fire: one stream, a model with a key, one without, and a mart on top.
+
+A world has a place of its own, which each schedule finds as it was before: folders are copied back with
+their times, the catalog is copied from a template.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from lakeward.manifest import manifest_path
+from tests.chaos import oracle
+from tests.chaos.oracle import Row, Version
+from tests.scratch import APPEND, PostgresServer, ScratchLake, launcher, scratch_lake
+
+STREAM = "shop/items"
+KEYED, LOG, MART = "int_shop__items", "int_shop__items_log", "fct_words"
+_MART = f"""
+{{{{ config(tags=['enriched'], materialized='table') }}}}
+select word, count(*) as rows from {{{{ ref('{KEYED}') }}}} group by word
+"""
+_DATABASE = "chaos"
+_BATCH_BYTES = 4_000  # two or three of the files below
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """start: the kept state it begins with. change: what happens then. command: is killed, and run again.
+
+    rebuilds: the tables end with what lies there now, not with all that ever lay there.
+    """
+
+    command: tuple[str, ...]
+    start: str
+    change: Callable[[World], None]
+    rebuilds: bool = False
+    marts: bool = True
+
+
+@dataclass
+class World:
+    """A scratch lake, and what the oracle must know of it."""
+
+    root: Path
+    postgres: PostgresServer | None  # None: the embedded one
+    versions: list[Version] = field(default_factory=list)
+    _kept: dict[str, list[Version]] = field(default_factory=dict)
+
+    @property
+    def lake(self) -> ScratchLake:
+        return ScratchLake(self.root / "lake")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of the programs that run here."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("LAKEWARD_", "AWS_", "DBT_"))}
+        kept["LAKEWARD_WORKERS"] = "1"
+        if self.postgres is not None:
+            kept["LAKEWARD_CATALOG_URL"] = self.postgres.url(_DATABASE)
+        return kept
+
+    def found(self) -> None:
+        """An empty lake with the flow's files, kept as `empty`; and, some days fed, as `fed`."""
+        (self.root / "lake").mkdir(parents=True)
+        lake = scratch_lake(self.root / "lake")
+        lake.add_stream(STREAM, config={"batch_max_bytes": _BATCH_BYTES})
+        log = APPEND.replace("SOURCE__STREAM", "shop__items")
+        lake.write(f"dag/processed/shop/{LOG}.sql", log)
+        lake.write(f"dag/enriched/{MART}.sql", _MART)
+        if self.postgres is not None:
+            self.postgres.create_database(_DATABASE)
+        self.run("dbt", "parse")
+        self.keep("empty")
+        _first_days(self)
+        self.run("lakeward", "run")
+        self.keep("fed")
+
+    def land(
+        self,
+        day: int,
+        name: str,
+        keys: Sequence[int | None],
+        *,
+        word: str,
+        at: datetime | None = None,
+        padded: bool = True,
+    ) -> Path:
+        """A file as Airbyte writes it, known to the oracle as what lies there from now on.
+
+        at: when its rows were extracted; noon of the day unless said. padded: month=09, not month=9.
+        """
+        path = self._path(day, name, padded=padded)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        moment = at or oracle.moment(day)
+        rows = tuple(Row(key, word, moment, str(path), day) for key in keys)
+        with duckdb.connect() as con:
+            con.execute("create table landed (id bigint, word varchar, moment timestamptz)")
+            if rows:
+                con.executemany("insert into landed values (?, ?, ?)", [row[:3] for row in rows])
+            con.execute(
+                "copy (select 'r' as _airbyte_raw_id, moment as _airbyte_extracted_at, 1::bigint as "
+                "_airbyte_generation_id, id, {'word': word, 'amount': 1.5} as attributes from landed) "
+                f"to '{path}.partial' (format parquet)"
+            )
+        Path(f"{path}.partial").rename(path)
+        self._remember(path, rows)
+        return path
+
+    def land_garbage(self, day: int, name: str) -> None:
+        path = self._path(day, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"PAR1 and then nothing of the kind")
+        self._remember(path, None)
+
+    def remove(self, day: int, name: str) -> None:
+        self._path(day, name).unlink()
+
+    def _path(self, day: int, name: str, *, padded: bool = True) -> Path:
+        month = "09" if padded else "9"
+        folder = f"raw/{STREAM}/year=2026/month={month}/day={day:02}"
+        return self.lake.landing / folder / name
+
+    def _remember(self, path: Path, rows: tuple[Row, ...] | None) -> None:
+        relative = str(path.relative_to(self.lake.landing))
+        self.versions.append(Version(relative, _etag(path), rows))
+
+    def present(self) -> list[Version]:
+        """The versions that lie there now."""
+        return [version for version in self.versions if self._lies_there(version)]
+
+    def _lies_there(self, version: Version) -> bool:
+        path = self.lake.landing / version.path
+        return path.exists() and _etag(path) == version.etag
+
+    def run(
+        self,
+        *arguments: str,
+        cwd: Path | None = None,
+        trace: Path | None = None,
+        strike: dict[str, Any] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """A program of ours; traced, and struck down, if wanted."""
+        program, *rest = arguments
+        default = self.lake.project_dir if program == "dbt" else self.lake.root
+        traced: dict[str, Any] = {}
+        if trace is not None:
+            traced = {
+                "before": "tests.chaos.tracer:install",
+                "options": {"trace": str(trace), "strike": strike},
+            }
+        return launcher().start(program, *rest, cwd=cwd or default, env=self.environment, **traced).wait(180)
+
+    def keep(self, name: str) -> None:
+        """Remember folders and catalog as they are now."""
+        subprocess.run(["cp", "-a", str(self.root / "lake"), str(self.root / name)], check=True)
+        if self.postgres is not None:
+            self.postgres.copy_database(_DATABASE, f"{_DATABASE} {name}")
+        self._kept[name] = list(self.versions)
+
+    def bring_back(self, name: str) -> None:
+        shutil.rmtree(self.root / "lake")
+        subprocess.run(["cp", "-a", str(self.root / name), str(self.root / "lake")], check=True)
+        manifest_path(self.lake.project_dir).touch()  # younger than the copies of what it was made from
+        if self.postgres is not None:
+            self.postgres.drop_database(_DATABASE)
+            self.postgres.copy_database(f"{_DATABASE} {name}", _DATABASE)
+        self.versions = list(self._kept[name])
+
+    def look(self, *models: str) -> dict[str, list[dict[str, Any]]]:
+        """Everything that the oracle is to compare, in one process (look.py)."""
+        done = self.run("python", str(Path(__file__).with_name("look.py")), *models)
+        if done.returncode:
+            raise AssertionError(done.stderr)
+        seen: dict[str, list[dict[str, Any]]] = json.loads(done.stdout)
+        return seen
+
+
+def _etag(path: Path) -> str:
+    """Of a local file, as the documentation has it: its size and when it changed."""
+    stat = path.stat()
+    return f"{stat.st_size:x}-{stat.st_mtime_ns:x}"
+
+
+def as_rows(table: Sequence[dict[str, Any]]) -> list[Row]:
+    """Of a model's table."""
+    return [
+        Row(
+            row["item_id"], row["word"],
+            datetime.fromisoformat(row["_airbyte_extracted_at"]).astimezone(UTC),
+            row["_source_file"], int(row["day"]),
+        )
+        for row in table
+    ]  # fmt: skip
+
+
+def _first_days(world: World) -> None:
+    for day in range(1, 4):
+        world.land(day, "0.parquet", [*range(day * 10, day * 10 + 12), None], word=f"first {day}")
+
+
+def _more(world: World) -> None:
+    """Newer rows, a late file with older ones, a file rewritten, one gone."""
+    world.land(4, "0.parquet", range(25, 40), word="new")
+    world.land(4, "0.parquet-1", range(38, 45), word="newer", at=oracle.moment(4, 1))
+    world.land(1, "late.parquet", [*range(5, 15), 33], word="late", at=oracle.moment(1, 30))
+    world.land(2, "0.parquet", range(20, 28), word="rewritten", at=oracle.moment(2, 59))
+    world.remove(1, "0.parquet")
+
+
+def _more_and_garbage(world: World) -> None:
+    _more(world)
+    world.land_garbage(4, "garbage.parquet")
+
+
+def _dropped(world: World) -> None:
+    """A table dropped by hand: the next feed begins a new build."""
+    done = world.run("python", str(Path(__file__).with_name("drop_table.py")), KEYED)
+    assert done.returncode == 0, done.stderr
+
+
+SCENARIOS = {
+    "first run": Scenario(("lakeward", "run"), "empty", _first_days, rebuilds=True),
+    "run": Scenario(("lakeward", "run"), "fed", _more_and_garbage),
+    "change of build": Scenario(("lakeward", "run"), "fed", _dropped),
+    "refresh": Scenario(("lakeward", "refresh", STREAM), "fed", _more, rebuilds=True, marts=False),
+    "dbt run": Scenario(("dbt", "run"), "fed", _more_and_garbage),
+    "dbt full refresh": Scenario(
+        ("dbt", "run", "--full-refresh", "-s", KEYED, LOG),
+        "fed",
+        _more_and_garbage,
+        rebuilds=True,
+        marts=False,
+    ),
+}
