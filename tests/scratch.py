@@ -16,6 +16,7 @@ import duckdb
 
 from lakeward import embedded
 from lakeward.attempt import FeedReport, Progress
+from lakeward.lake import _extension_path as extension
 from lakeward.lake import open_lake
 from lakeward.project import Project, open_project, open_tools
 from lakeward.workers import feed_all
@@ -193,6 +194,23 @@ class PostgresServer:
 
     def drop_database(self, name: str) -> None:
         self._run("dropdb", *self._server, "--force", name)
+
+    def run(self, database: str, sql: str) -> list[str]:
+        """One statement; the first column of its rows. Raises AssertionError with Postgres's words."""
+        with duckdb.connect() as con:
+            con.execute(f"load '{extension('postgres_scanner')}'")
+            address = f"host=127.0.0.1 port={self.port} user=lake dbname={database}"
+            con.execute(f"attach '{address}' as server (type postgres)")
+            try:
+                if sql.startswith("select"):
+                    return [
+                        str(row[0])
+                        for row in con.execute("from postgres_query('server', ?)", [sql]).fetchall()
+                    ]
+                con.execute("call postgres_execute('server', ?)", [sql])
+            except duckdb.Error as error:
+                raise AssertionError(str(error)) from error
+        return []
 
     def log(self) -> str:
         return (self._data / "server.log").read_text()

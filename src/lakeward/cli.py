@@ -141,7 +141,7 @@ def status(json: Json = False) -> None:
         console.show(console.status_table(found))
         for note in console.status_notes(found):
             console.out.print(escape(note), soft_wrap=True)
-        if not found.is_fresh:
+        if not found.is_fresh and project.parse_error is None:
             console.out.print("dag/ is newer than its manifest: the next feed parses it (or run dbt parse)")
     if found.is_red:
         raise typer.Exit(1)

@@ -29,6 +29,8 @@ _EXTENSIONS = ("ducklake", "postgres_scanner")
 _KIND = re.compile(r"((?:[A-Za-z]+ )*Error|\w+Exception): ")
 _AWAY = re.compile(r"[Cc]onnect|server closed|terminating|starting up|shutting down|recovery mode")
 
+_QUOTED = re.compile(r'Failed to execute query ".*": (?=ERROR)', re.DOTALL)
+
 _SETUP = 7_202_611  # our advisory lock's number in the catalog database
 
 _setting_up = threading.Lock()  # dbt's threads share one DuckDB, and so the name of what is attached below
@@ -252,7 +254,14 @@ def is_conflict(message: str) -> bool:
 
 
 def first_line(message: str) -> str:
-    return message.strip().splitlines()[0] if message.strip() else message
+    """DuckDB's words, without the statements it quotes; of a commit that failed also why it did."""
+    lines = without_statements(message).strip().splitlines() or [message]
+    return " ".join(lines[:2]) if lines[0].endswith("DuckLake transaction.") else lines[0]
+
+
+def without_statements(message: str) -> str:
+    """DuckLake quotes all that it was about to tell Postgres, which may be pages."""
+    return _QUOTED.sub("", message)
 
 
 def _certainly_absent(settings: Settings) -> bool:

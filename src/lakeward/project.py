@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING
 from lakeward.errors import ConfigError, LakewardError
 from lakeward.lake import Connection, open_lake
 from lakeward.landing import open_landing
-from lakeward.manifest import Manifest, is_fresh, read_manifest
+from lakeward.manifest import Manifest, is_fresh, last_change, read_manifest
 from lakeward.settings import Settings, find_project, load_settings
 from lakeward.streams import Stream, load_streams
 
@@ -46,19 +48,44 @@ def open_project(start: Path, *, parse: bool = True) -> Project:
     """
     settings = load_settings(find_project(start))
     streams, errors = load_streams(settings.project_dir)
-    problem = None
-    manifest = _read(settings) if is_fresh(settings.project_dir) or not parse else None
+    fresh = is_fresh(settings.project_dir)
+    problem = None if fresh else _known_problem(settings)
+    manifest = _read(settings) if fresh or not parse else None
     if manifest is None and parse:
-        try:
-            with open_transform(settings) as transform:
-                transform.parse()
-        except LakewardError as error:
-            problem = str(error)
+        problem = _parse(settings)
         manifest = _read(settings)
         if manifest is None:
             raise ConfigError(problem or "dbt parse left no manifest", hint="dbt parse shows more")
     manifest = manifest or Manifest(())
     return Project(settings, streams, manifest, problem, tuple(str(error) for error in errors))
+
+
+def _parse(settings: Settings) -> str | None:
+    """`dbt parse`; why it failed, which is kept for commands that only look."""
+    kept = _problem_file(settings)
+    began = time.time_ns()
+    try:
+        with open_transform(settings) as transform:
+            transform.parse()
+    except LakewardError as error:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(str(error))
+        os.utime(kept, ns=(began, began))
+        return str(error)
+    kept.unlink(missing_ok=True)
+    return None
+
+
+def _known_problem(settings: Settings) -> str | None:
+    """Why the last `dbt parse` failed, if nothing has changed since."""
+    kept = _problem_file(settings)
+    if kept.is_file() and kept.stat().st_mtime_ns >= last_change(settings.project_dir):
+        return kept.read_text()
+    return None
+
+
+def _problem_file(settings: Settings) -> Path:
+    return settings.state_dir / "parse_error.txt"
 
 
 def _read(settings: Settings) -> Manifest | None:

@@ -31,7 +31,7 @@ from lakeward.errors import (
     WriterConflict,
 )
 from lakeward.intake import Plan
-from lakeward.lake import error_kind, is_conflict
+from lakeward.lake import error_kind, is_conflict, without_statements
 from lakeward.manifest import manifest_path
 from lakeward.plugin import close_catalogs, handing_over
 from lakeward.settings import Settings
@@ -184,7 +184,7 @@ def _as_error(message: str, landing_url: str) -> LakewardError:
 def _told(message: str) -> str:
     """dbt's line that names the model, then the words behind it, up to SQL excerpts and macro stacks."""
     lines = []
-    for line in message.strip().splitlines():
+    for line in without_statements(message).strip().splitlines():
         if line.strip().startswith(("LINE ", "> in macro", "> called by", "compiled code at")):
             break
         lines.append(line.strip())
