@@ -1,6 +1,6 @@
 # `make demo` runs the main job here; `make test` is what CI runs. uv comes from PyPI when it is absent.
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-all chaos lint fmt docs bench clean
+.PHONY: help demo install test test-all chaos mutants lint fmt docs bench clean
 
 UV := $(shell command -v uv || echo .uv/bin/uv)
 PYTHON ?= python3
@@ -19,9 +19,13 @@ test: install lint ## Lint, types, import contract, all tests
 test-all: install lint ## All of it longer: 200 schedules of kills, 100 disorders; about an hour
 	.venv/bin/pytest --hypothesis-profile=all
 	.venv/bin/python -m tests.chaos --n 200 --out tests/chaos/result.json
+	.venv/bin/python -m tests.mutants
 
 chaos: install ## Kill lakeward at N seeded points and compare with an oracle: make chaos SEED=1 N=60
 	.venv/bin/python -m tests.chaos --seed $(or $(SEED),0) --n $(or $(N),60)
+
+mutants: install ## Break the engine in one place at a time and see a test fail for each
+	.venv/bin/python -m tests.mutants
 
 lint: install ## Ruff, mypy strict, the import contract
 	.venv/bin/ruff check

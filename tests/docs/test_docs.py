@@ -37,6 +37,9 @@ NOT_RUN = {
     "make fmt": "would change the checkout",
     "make docs": "test_the_reference_is_what_the_code_says runs the same program",
     "make bench": "takes tens of minutes",
+    "make chaos": "takes minutes; tests/chaos/test_kills.py runs ten of its schedules",
+    "make mutants": "takes tens of minutes",
+    "make test-all": "takes an hour",
     ".venv/bin/pytest": "runs these very tests",
     "git ": "needs your repository and its remote",
     "lakeward feed --watch": "never ends: the fixture runs it while everything else here runs",
@@ -268,3 +271,11 @@ def _stand_in_for_the_duckdb_program(path: Path) -> None:
         "print(connection.sql(options['-c']))\n"
     )
     path.chmod(0o755)
+
+
+def test_every_fault_in_the_table_has_its_test() -> None:
+    rows = re.findall(r"^\| .* \| (`test_.*`) \|$", (DOCS / "what-happens-when.md").read_text(), re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(test_\w+)`", row)}
+    code = "".join(path.read_text() for path in (REPOSITORY / "tests").rglob("test_*.py"))
+    assert len(rows) > 30
+    assert named == {name for name in named if f"def {name}(" in code}
