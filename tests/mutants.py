@@ -249,7 +249,7 @@ def _is_noticed(mutant: Mutant) -> tuple[bool, str]:
         (copy / mutant.path).write_text(text.replace(mutant.old, mutant.new))
         shutil.copy(copy / _MACROS, copy / "orchestration/macros/lakeward.sql")
         done = subprocess.run(
-            f"{sys.executable} -m pytest -x -q -n0 -p no:cacheprovider {mutant.tests}",
+            f"{sys.executable} -m pytest -x -q -n0 -m '' -p no:cacheprovider {mutant.tests}",
             check=False, shell=True, cwd=copy, capture_output=True, text=True,
             env=os.environ | {"PYTHONPATH": f"{copy}/src:{copy}"},
         )  # fmt: skip

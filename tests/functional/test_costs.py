@@ -41,7 +41,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counts
 
 
-@pytest.mark.parametrize("history", EXPECTED)
+@pytest.mark.parametrize("history", [1_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_finding_new_files_costs_the_same_whatever_the_history(
     lake: ScratchLake, counted: Counter[str], history: int
 ) -> None:

@@ -18,7 +18,9 @@ from tests.scratch import APPEND, MODEL, PostgresServer, ScratchLake, launcher
 
 LOG = "int_shop__items_log"
 OVERTAKEN = "shop/items: another writer was faster; started over 1 time(s)"
-HELD_AT = ["pre-hook", "write", "commit"]
+# One of three in `make test`, the others in `make test-all`.
+SLOW = pytest.mark.slow
+HELD_AT = ["pre-hook", pytest.param("write", marks=SLOW), pytest.param("commit", marks=SLOW)]
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def expect_everything_once(lake: ScratchLake, days: range = range(1, 8)) -> None
     assert sorted(files) == [("int_shop__items", len(days)), (LOG, len(days))]
 
 
-@pytest.mark.parametrize("phase", HELD_AT)
+@pytest.mark.parametrize("phase", ["pre-hook", "write", "commit"])
 def test_a_feeder_overtaken_by_a_feeder_starts_over(items: ScratchLake, phase: str) -> None:
     """pre-hook: one follows the other from the same reading of the ledger. write, commit: they overlap."""
     with held(items, phase, "lakeward", "feed") as first:
@@ -116,7 +118,9 @@ def test_a_feeder_overtaken_by_a_full_refresh_starts_over(
     expect_everything_once(items)
 
 
-@pytest.mark.parametrize("phase", ["pre-hook", "commit", "refresh swap"])
+@pytest.mark.parametrize(
+    "phase", ["refresh swap", pytest.param("pre-hook", marks=SLOW), pytest.param("commit", marks=SLOW)]
+)
 def test_a_refresh_that_a_feeder_meets_loses_nothing(items: ScratchLake, phase: str) -> None:
     with held(items, phase, "lakeward", "refresh", "shop/items") as first:
         items.cli("feed")
@@ -126,7 +130,9 @@ def test_a_refresh_that_a_feeder_meets_loses_nothing(items: ScratchLake, phase: 
     expect_everything_once(items)
 
 
-@pytest.mark.parametrize("phase", ["pre-hook", "swap", "commit"])
+@pytest.mark.parametrize(
+    "phase", ["commit", pytest.param("pre-hook", marks=SLOW), pytest.param("swap", marks=SLOW)]
+)
 def test_dbts_full_refresh_keeps_feeders_waiting(items: ScratchLake, phase: str) -> None:
     with held(items, phase, "dbt", "run", "--full-refresh", "-s", "int_shop__items") as first:
         fed = items.cli("feed")
@@ -137,7 +143,7 @@ def test_dbts_full_refresh_keeps_feeders_waiting(items: ScratchLake, phase: str)
     expect_everything_once(items)
 
 
-@pytest.mark.parametrize("attempt", range(3))
+@pytest.mark.parametrize("attempt", [1, pytest.param(2, marks=SLOW), pytest.param(3, marks=SLOW)])
 def test_feeders_started_together_share_the_work_or_repeat_it_but_never_double(
     items: ScratchLake, attempt: int
 ) -> None:
