@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lakeward.manifest import Manifest, Model
 
 _WINDOW = re.compile(r"over\s*\((?:[^()]|\([^()]*\))*\)", re.IGNORECASE)
+_QUALIFY = re.compile(r"\bqualify\b[^;]*?\border\s+by\b([^()]*)\)", re.IGNORECASE)
 _NAME = re.compile(r"^int_(?P<source>[a-z0-9_]+?)__(?P<stream>[a-z0-9_]+)$")
 
 
@@ -166,6 +167,17 @@ def _can_be_guarded(model: Model, tags: set[str]) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def _breaks_ties(model: Model, tags: set[str]) -> Iterator[Finding]:
+    """A processed model with a key says which of two versions of one moment it keeps."""
+    order = _QUALIFY.search(model.raw_code)
+    if _is_processed(model) and model.unique_key and order is not None and "," not in order[1]:
+        yield _finding(
+            "breaks_ties", model, f"orders the versions of a row by {order[1].strip()} alone",
+            "of two versions of one moment in one batch any may stay; across batches the greater file wins",
+            "order by _airbyte_extracted_at desc, filename desc", level="warning",
+        )  # fmt: skip
+
+
 def _in_main(model: Model, tags: set[str]) -> Iterator[Finding]:
     """Tables are made in lakehouse.main."""
     if model.schema != "main":
@@ -197,6 +209,7 @@ _MODEL_RULES = (
     _reads_files,
     _has_key,
     _can_be_guarded,
+    _breaks_ties,
     _can_be_fed,
     _in_main,
     _enriched_is_a_table,

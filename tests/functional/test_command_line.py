@@ -133,6 +133,7 @@ B = MODEL.replace("SOURCE__STREAM", "shop__b")
         ("has_key", PROCESSED, B.replace("    unique_key='item_id',\n", "")),
         ("guardable", PROCESSED, B.replace("delete+insert", "merge")),
         ("guardable", PROCESSED, B.replace("    _airbyte_extracted_at,\n", "")),
+        ("breaks_ties", PROCESSED, B),
         ("can_be_fed", PROCESSED, B.replace("incremental'", "table'", 1)),
         ("reads_files", PROCESSED, "{{ config(tags=['shop__b'], unique_key='a') }} select 1 as a"),
         ("name_and_folder", "dag/processed/shop/items_again.sql", B),

@@ -30,4 +30,4 @@ select
 
 from read_parquet({{ var("files") }}, filename=true, hive_partitioning=true)
 
-qualify row_number() over (partition by id order by _airbyte_extracted_at desc) = 1
+qualify row_number() over (partition by id order by _airbyte_extracted_at desc, filename desc) = 1
