@@ -150,7 +150,7 @@ MUTANTS = [
     Mutant(
         "every error of a batch is its files' fault", "src/lakeward/transform.py",
         'if head.startswith("Compilation Error") or kind in _OF_THE_MODEL:', "if False:",
-        _F + "test_guarantees.py -k test_5_a_fault",
+        _F + "test_costs.py -k fault_of_the_model",
     ),
     Mutant(
         "a file is blamed without proof", "src/lakeward/attempt.py",
@@ -191,7 +191,7 @@ MUTANTS = [
     Mutant(
         "a refresh swaps whatever happened meanwhile", "src/lakeward/refresh.py",
         "is distinct from {fence} \"", "is null \"",
-        _F + "test_two_writers.py -k a_refresh_that_a_feeder_meets",
+        _F + "test_two_writers.py -k a_refresh_",
     ),
     Mutant(
         "a refresh is not tested", "src/lakeward/refresh.py",

@@ -15,7 +15,7 @@ from lakeward.landing import open_landing
 from lakeward.ledger import Ledger
 from lakeward.project import open_tools
 from lakeward.transform import Transform  # noqa: TID253 - counted here
-from tests.scratch import APPEND, ScratchLake
+from tests.scratch import APPEND, MODEL, ScratchLake
 
 # By files in history: how often a feed that looks for new ones asks the landing zone, and the lake. In a
 # folder each subfolder is asked; up to 10,000 files all of them, above that those from the lookback on.
@@ -75,6 +75,18 @@ def test_a_batch_is_one_dbt_run_and_one_snapshot_per_model(lake: ScratchLake, co
     assert lake.feed()["shop/items"].batches == 3
     assert counted["dbt"] == 3
     assert _snapshots(lake) - before == 3 * 2 + 1  # and the record of the full listing
+
+
+def test_a_fault_of_the_model_costs_one_run_however_many_files_wait(
+    lake: ScratchLake, counted: Counter[str]
+) -> None:
+    lake.add_stream("shop/items", model=MODEL.replace("'$.word'", "'$.word' || no_such_column"))
+    for day in range(1, 9):
+        lake.land("shop/items", day, "a.parquet", range(3))
+    lake.project()
+    counted.clear()
+    assert "no_such_column" in lake.feed()["shop/items"].errors["int_shop__items"]
+    assert counted["dbt"] == 1
 
 
 def _snapshots(lake: ScratchLake) -> int:

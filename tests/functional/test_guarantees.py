@@ -8,14 +8,17 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 import pytest
 
+from lakeward import feed as engine
 from lakeward import intake
 from lakeward.lake import open_lake
 from lakeward.landing import open_landing
+from lakeward.project import open_tools
 from tests.scratch import APPEND, MODEL, ScratchLake, launcher
 
 
@@ -261,6 +264,19 @@ def test_10_a_selection_that_matched_no_model_is_an_error_and_moves_nothing(lake
     assert "shop/items: no model carries the tag shop__items" in done.stderr
     assert len(lake.table("int_shop__good")) == 10
     assert lake.events() == ["a.parquet"]
+
+
+def test_10_a_model_that_dbt_did_not_run_is_an_error_and_moves_nothing(lake: ScratchLake) -> None:
+    lake.add_stream("shop/items")
+    lake.land("shop/items", 1, "a.parquet", range(3))
+    project = lake.project()
+    (model,) = project.manifest.models
+    renamed = replace(model, node="gone_since", unique_id="model.lake.gone_since")
+    with open_tools(project.settings, lambda _: None) as tools:
+        report = engine.feed(project.streams[0], [renamed], tools)
+    assert "did not run gone_since" in report.errors["int_shop__items"]
+    assert lake.events() == []
+    assert lake.feed()["shop/items"].files == 1
 
 
 def test_11_no_landed_file_is_ever_deleted_or_rewritten(lake: ScratchLake) -> None:
