@@ -1,7 +1,7 @@
 """`python -m tests.mutants`: break the engine in one place at a time, and see a test fail for each.
 
 Works on copies of the repository. A mutant that no test notices is printed, and the exit code is 1.
-None of the tests named here was written for its mutant; they are the ones that bear the guarantee.
+The tests named here are those that bear the guarantee, not ones written to catch a mutant.
 """
 
 from __future__ import annotations

@@ -187,18 +187,18 @@ def test_streams_never_abort_each_other(
 def test_two_models_of_which_one_fails_every_other_time(
     lake: ScratchLake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two batches each time: what fails in the first must not keep the other model from the second."""
+    """Two batches each turn: what fails in the first must not keep the other model from the second."""
     lake.add_stream("shop/items", config={"batch_max_bytes": 1})
     failing = APPEND.replace("SOURCE__STREAM", "shop__items").replace(
         "id as item_id", "{{ env_var('ITEM_ID') }} as item_id"
     )
     lake.write(f"dag/processed/shop/{LOG}.sql", failing)
     monkeypatch.setenv("ITEM_ID", "id")
-    for time in range(3):
-        for day in (2 * time + 1, 2 * time + 2):
+    for turn in range(3):
+        for day in (2 * turn + 1, 2 * turn + 2):
             lake.land("shop/items", day, "a.parquet", range(day * 10, day * 10 + 15))
-        monkeypatch.setenv("ITEM_ID", "nothing" if time % 2 else "id")
+        monkeypatch.setenv("ITEM_ID", "nothing" if turn % 2 else "id")
         fed = lake.cli("feed", check=False)
-        assert fed.returncode == time % 2, fed.stderr
-        assert len(lake.table("int_shop__items")) == (2 * time + 2) * 10 + 5
+        assert fed.returncode == turn % 2, fed.stderr
+        assert len(lake.table("int_shop__items")) == (2 * turn + 2) * 10 + 5
     expect_everything_once(lake, range(1, 7))
