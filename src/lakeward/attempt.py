@@ -232,8 +232,10 @@ class Attempt:
                 self._handle(model, files, reason)
             elif len(files) == 1:
                 culprits.append((files[0], reason))
-                if len(culprits) >= _BLAMELESS_AFTER and not self._is_proved(model):
-                    break
+                enough = len(culprits) == _BLAMELESS_AFTER and not self._is_proved(model)
+                if enough and not self._is_to_blame(model, *culprits[0]):
+                    self._stop(model, reason)
+                    return
             else:
                 for half in _halves(files):
                     failed = self._run([model], half)
@@ -242,9 +244,7 @@ class Attempt:
         for item, reason in culprits:
             if self._is_to_blame(model, item, reason):
                 self._quarantine(model, item.file, reason.message)
-            elif self._is_proved(
-                model
-            ):  # but never by a file of these columns: nobody knows whose fault it is
+            elif self._is_proved(model):  # but never by a file of these columns: nobody knows whose fault
                 self._report.errors[model] = f"{item.file.path} stays pending: {reason}"
             else:
                 self._stop(model, reason)

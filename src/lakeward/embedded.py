@@ -32,6 +32,7 @@ DATABASE = "lakeward"
 _ACCOUNT = "nobody"
 _ROOT_HOME = Path("/var/lib/lakeward")
 _START_SECONDS = 60
+_COMPLETE = "lakeward.complete"  # in the data folder once its database exists
 # One small server for one machine: no TCP, room for every worker's pool, durable as Postgres is.
 _CONFIG = """\
 listen_addresses = ''
@@ -68,6 +69,9 @@ class EmbeddedCatalog:
                 self._create(data)
             if not _answers(self.host):
                 self._start(data)
+            if not (data / _COMPLETE).is_file():
+                _create_database(self.host)
+                (data / _COMPLETE).touch()
         return self
 
     def close(self) -> None:
@@ -95,10 +99,9 @@ class EmbeddedCatalog:
             "initdb", f"--pgdata={fresh}", f"--username={USER}", "--auth=trust", "--encoding=UTF8",
             "--locale=C", "--no-instructions",
         )  # fmt: skip
-        (fresh / "postgresql.conf").open("a").write(_CONFIG)
+        with (fresh / "postgresql.conf").open("a") as settings:
+            settings.write(_CONFIG)
         fresh.rename(data)
-        self._start(data)
-        _pg("createdb", f"--host={self.host}", f"--username={USER}", DATABASE)
 
     def _start(self, data: Path) -> None:
         Path(self.host).mkdir(mode=0o700, exist_ok=True)
@@ -157,6 +160,15 @@ def _answers(host: str) -> bool:
         except OSError:
             return False
     return True
+
+
+def _create_database(host: str) -> None:
+    """Once more does no harm: whoever was to do it may have been killed at any moment."""
+    try:
+        _pg("createdb", f"--host={host}", f"--username={USER}", DATABASE)
+    except LakeError as error:
+        if "already exists" not in error.message:
+            raise
 
 
 def _forget_the_dead(lock: Path) -> None:

@@ -22,24 +22,21 @@ class LakewardError(Exception):
     exit_code = 1
     transient = False
 
-    def __init__(self, message: str, *, hint: str | None = None, **context: object) -> None:
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
-        self.context = context
 
     def __str__(self) -> str:
         return f"{self.message}\n  {self.hint}" if self.hint else self.message
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Errors cross process borders (a feeder runs in a worker): keep hint and context."""
-        return (_rebuild, (type(self), self.message, self.hint, self.context))
+        """Errors cross process borders (a feeder runs in a worker): keep the hint."""
+        return (_rebuild, (type(self), self.message, self.hint))
 
 
-def _rebuild(
-    kind: type[LakewardError], message: str, hint: str | None, context: dict[str, object]
-) -> LakewardError:
-    return kind(message, hint=hint, **context)
+def _rebuild(kind: type[LakewardError], message: str, hint: str | None) -> LakewardError:
+    return kind(message, hint=hint)
 
 
 class ConfigError(LakewardError):

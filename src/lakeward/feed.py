@@ -52,7 +52,13 @@ def pending(jobs: Sequence[Job], tools: Tools, *, bounds: Bounds | None = None) 
 
 
 def settled(stream: Stream, found: Found, tools: Tools) -> None:
-    """Record a full listing, once everything it found is loaded: until then nothing may lean on it."""
+    """Record that all is well, where the ledger does not know: an error that is over, a full listing.
+
+    Only once everything the listing found is loaded: until then nothing may lean on it.
+    """
+    for state in found.reading.models:
+        if state.totals.error is not None:
+            tools.ledger.recover(stream, state.model)
     if found.reading.full_listing_due or (found.files and found.reading.since is None):
         tools.ledger.record_listing(stream)
 
@@ -91,8 +97,10 @@ def feed(
             for model in models:
                 tools.ledger.fail(stream, model.name, str(error))
         raise
-    for name, text in report.errors.items():
-        if name in known and text != known[name]:  # said once, however often it is tried
+    unreached = "; ".join(f"{path}: {why}" for path, why in report.unreachable.items())
+    for name, before in known.items():
+        text = report.errors.get(name, unreached)
+        if text and text != before:  # said once, however often it is tried
             tools.ledger.fail(stream, name, text)
     report.seconds = (datetime.now(UTC) - started).total_seconds()
     return report

@@ -10,7 +10,7 @@ import importlib.util
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -145,8 +145,9 @@ def _setup_lock(con: Connection) -> Iterator[None]:
             )
             yield
         finally:
-            guard.execute("rollback")
-            guard.execute("detach lakeward_setup")
+            with suppress(duckdb.Error):
+                guard.execute("rollback")
+                guard.execute("detach lakeward_setup")
 
 
 def _is_absent(error: duckdb.Error) -> bool:
@@ -187,7 +188,8 @@ class Lake:
         try:
             yield
         except BaseException:
-            self.con.execute("rollback")
+            with suppress(duckdb.Error):  # the catalog may be what went away
+                self.con.execute("rollback")
             raise
         with translated():
             self.con.execute("commit")
@@ -235,7 +237,7 @@ def as_lakeward_error(message: str) -> LakewardError:
     line = first_line(message)
     if is_conflict(message):
         return WriterConflict(line)
-    if error_kind(message) == "IO Error" and _AWAY.search(line):
+    if error_kind(message) in ("IO Error", "TransactionContext Error") and _AWAY.search(line):
         return CatalogUnavailable(line, hint="is its Postgres up? nothing was marked as done")
     return LakeError(line)
 

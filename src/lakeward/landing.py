@@ -100,15 +100,27 @@ class Landing:
             yield from (file for file in page if is_landed_name(file.path))
 
     def _since(self, prefix: str, since: date) -> Iterator[LandedFile]:
-        for year_prefix, year in self._folders(prefix):
-            if year < since.year:
-                continue
-            for month_prefix, month in self._folders(year_prefix):
-                if (year, month) < (since.year, since.month):
+        """Raises PermissionError for what could not be listed, at the end."""
+        troubles: list[str] = []
+        first = (since.year, since.month, since.day)
+        prefixes: list[tuple[str, tuple[int, ...]]] = [(prefix, ())]
+        for depth in (1, 2, 3):
+            inside: list[tuple[str, tuple[int, ...]]] = []
+            for folder, above in prefixes:
+                try:
+                    found = [(path, (*above, number)) for path, number in self._folders(folder)]
+                except OSError as error:
+                    troubles.append(str(error))
                     continue
-                for day_prefix, day in self._folders(month_prefix):
-                    if (year, month, day) >= (since.year, since.month, since.day):
-                        yield from self._all(day_prefix)
+                inside += [(path, numbers) for path, numbers in found if numbers >= first[:depth]]
+            prefixes = inside
+        for folder, _ in prefixes:
+            try:
+                yield from self._all(folder)
+            except OSError as error:
+                troubles.append(str(error))
+        if troubles:
+            raise PermissionError("; ".join(troubles))
 
     def _folders(self, prefix: str) -> Iterator[tuple[str, int]]:
         self.requests += 1

@@ -41,6 +41,15 @@ class Ledger:
         """Remember that a feed stopped, for `status`; the model's next applied file makes it history."""
         self._event(stream, model, "failed", 0, None, reason)
 
+    def recover(self, stream: Stream, model: str) -> None:
+        """Remember that what stopped a feed is over, where no applied file says so."""
+        self._append(
+            "feeder_log",
+            "by name select $source as source, $stream as stream, $model as model, 'recovered' as event, "
+            "now() as logged_at",
+            {"source": stream.source, "stream": stream.name, "model": model},
+        )
+
     def fail_build(self, model: str, reason: str) -> None:
         """Remember that a mart could not be built; its next build makes it history."""
         self._append(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,9 +137,13 @@ def is_fresh(project_dir: Path) -> bool:
 
 def last_change(project_dir: Path) -> int:
     """When a file or folder that a manifest is made from last changed, in nanoseconds. Reads no file."""
-    # A copy may come with old times: when its name was given is a time as well.
-    stats = map(Path.stat, _inputs(project_dir))
-    return max((max(stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats), default=0)
+    newest = 0
+    for path in _inputs(project_dir):
+        with suppress(FileNotFoundError):  # an editor's own files come and go
+            stat = path.lstat()
+            # A copy may come with old times: when its name was given is a time as well.
+            newest = max(newest, stat.st_mtime_ns, stat.st_ctime_ns)
+    return newest
 
 
 def read_manifest(project_dir: Path) -> Manifest:

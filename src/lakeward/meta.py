@@ -22,8 +22,8 @@ META = f"{LAKE}.meta"
 FENCES = f"{LAKE}.fences"
 
 _TABLES = {
-    # event: built (a model's new life began) | applied | quarantined | released | failed; of a stream, with
-    #        no model: listed (all that had landed was found, and loaded) | announced (a refresh, `until`)
+    # event: built (a model's new life began) | applied | quarantined | released | failed | recovered; of a
+    #        stream, with no model: listed (all that had landed was found, and loaded) | announced (a refresh)
     "feeder_log": """
         source varchar, stream varchar, model varchar, build bigint, event varchar,
         path varchar, etag varchar, size bigint, partition_date date, generation bigint,

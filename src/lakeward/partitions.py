@@ -20,10 +20,6 @@ def stream_root(source: str, stream: str) -> str:
     return f"raw/{source}/{stream}/"
 
 
-def partition_path(day: date) -> str:
-    return f"year={day:%Y}/month={day:%m}/day={day:%d}/"
-
-
 def partition_date(path: str) -> date | None:
     """The partition a file lies in; None when it lies in none (or in a 31st of February)."""
     found = _DAY_FOLDER.search(path)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from posixpath import normpath
 from typing import TYPE_CHECKING, Any
 
 from dbt.adapters.duckdb.plugins import BasePlugin
@@ -40,7 +41,7 @@ from lakeward.ledger import Ledger
 from lakeward.manifest import packaged_macros
 from lakeward.meta import set_up
 from lakeward.reading import Reading, read
-from lakeward.schemas import compatible, grouped, readable_together
+from lakeward.schemas import compatible, grouped, narrowed, readable_together
 from lakeward.settings import Settings, load_settings
 from lakeward.streams import Stream, stream_of_tag
 
@@ -131,8 +132,13 @@ class Plugin(BasePlugin):
         """Fill `config['answer']`, a dict of the calling macro's, for the request beside it."""
         request = target_config.config
         with _as_dbt_error():
-            if request.get("bootstrap"):
+            if request.get("bootstrap"):  # of a mart: the processed models before it have committed
+                self._announcement.close()
                 set_up(Lake(self._con.cursor()), [])
+                return
+            if "given" in request.get("convert", ()):
+                kinds = request["convert"]
+                request["answer"]["narrowed"] = narrowed(kinds["given"], kinds["wanted"])
                 return
             landing = open_landing(self._settings)
             if request.get("verify"):
@@ -258,8 +264,12 @@ def _verify(plan: Plan, landing: Landing) -> None:
     """
     planned = {item.file.path: item.file.etag for item in plan.files}
     for partition in {path.rpartition("/")[0] for path in planned}:
-        for file in landing.list_partition(partition):
-            if planned.get(file.path, file.etag) != file.etag:
+        try:
+            found: list[LandedFile | None] = [*landing.list_partition(partition)]
+        except LandingError:  # something else in there cannot be listed: a request per file, then
+            found = [landing.head(path) for path in planned if path.rpartition("/")[0] == partition]
+        for file in found:
+            if file is not None and planned.get(file.path, file.etag) != file.etag:
                 raise WriterConflict(f"lakeward: fence moved: {file.path} was rewritten while it was read")
 
 
@@ -270,10 +280,10 @@ def _given(paths: object, stream: Stream, landing: Landing, reading: Reading) ->
     found = []
     for given in paths:
         path = landing.relative(given)
-        if path is None or not path.startswith(stream.root):
+        if path is None or not path.startswith(stream.root) or normpath(path) != path:
             raise ConfigError(
                 f"{given} does not belong to {stream.id}",
-                hint=f"its files lie in {landing.url(stream.root)}",
+                hint=f"write it as `lakeward files {stream.id}` does; they lie in {landing.url(stream.root)}",
             )
         file = landing.head(path)
         if file is None:

@@ -170,7 +170,8 @@ def _totals(
                    max_by(error, rowid) filter (event = 'announced') as owner,
                    max(logged_at) filter (event = 'applied') as applied_at,
                    max(extracted_at) filter (event = 'applied') as extracted_at,
-                   case when max_by(event, rowid) filter (event in ('built', 'applied', 'failed')) = 'failed'
+                   case when max_by(event, rowid)
+                       filter (event in ('built', 'applied', 'failed', 'recovered')) = 'failed'
                        then max_by(error, rowid) filter (event = 'failed') end as error
             from {META}.feeder_log
             group by all

@@ -59,6 +59,7 @@ def _refresh(stream: Stream, model: Model, tools: Tools) -> Refreshed:
             _build(stream, beside, own)
         for _ in range(_ATTEMPTS):
             with announced(stream, tools.settings), suppress(WriterConflict):
+                _take_up(stream, model, beside, tools)
                 fence = _fence(
                     stream, model, tools
                 )  # before listing: what it vouches for is in the new table
@@ -77,13 +78,17 @@ def _refresh(stream: Stream, model: Model, tools: Tools) -> Refreshed:
 
 
 def _take_up(stream: Stream, model: Model, beside: Model, tools: Tools) -> None:
-    """Keep what a killed refresh has built of this very SQL; drop anything else in the way."""
+    """Keep what was built of this very SQL from files that still are what they were; drop anything else."""
     found = relations(tools.lake)
     now = datetime.now(UTC)
-    reading = read(tools.lake, [(stream, [beside.name])], tools.settings, now, fences=False)[stream.id]
+    bounds = {stream.id: None}
+    reading = read(tools.lake, [(stream, [beside.name])], tools.settings, now, fences=False, bounds=bounds)[
+        stream.id
+    ]
     (state,) = reading.models
     sweep(tools.lake, [model])
-    is_stale = state.totals.code != model.code or state.totals.quarantined
+    landed = {(file.path, file.etag) for file in tools.landing.list(stream)}
+    is_stale = state.totals.code != model.code or state.totals.quarantined or not state.applied <= landed
     if is_stale and ("main", beside.name) in found:
         tools.lake.query(f"drop table {LAKE}.main.{quote_identifier(beside.name)}")
     tools.ledger.release(stream, model=beside.name)

@@ -72,6 +72,7 @@ def repeat(once: Round, *, watch: bool, json: bool) -> bool:
     A project whose files change is read again, and nothing rests any longer; one that stops parsing goes on
     with its last good manifest.
     """
+    has_begun = False
     while True:
         rest = Rest()  # a new one for a project that has changed
         project_dir = find_project(Path.cwd())
@@ -83,6 +84,7 @@ def repeat(once: Round, *, watch: bool, json: bool) -> bool:
         try:
             with open_tools(project.settings, console.say) as tools:
                 outcome = once(project, tools, rest)
+                has_begun = True
                 _show(outcome, json=json)
                 if not watch:
                     return outcome.good and not project.problems
@@ -93,8 +95,8 @@ def repeat(once: Round, *, watch: bool, json: bool) -> bool:
                         _show(outcome, json=json)
                     time.sleep(_WATCH_SECONDS)
         except LakewardError as error:
-            # Watching outlives a catalog that is away for a while; everything else ends it.
-            if not watch or not error.transient:
+            # Watching outlives a catalog that is away for a while, and a file that is being written.
+            if not watch or not (error.transient or has_begun):
                 raise
             console.err.print(escape(f"{error}; trying again"), soft_wrap=True)
             time.sleep(_WATCH_SECONDS)

@@ -34,9 +34,6 @@ class KnownColumns:
             self.types[known] = merged(self.types[known], kind) if known in self.types else kind
         return fresh
 
-    def has(self, name: str) -> bool:
-        return self._name(name) in self.types
-
     def missing_from(self, files: Sequence[Columns]) -> Columns:
         """Known columns, or struct fields, that none of the files has: as columns an empty file can bring."""
         have: dict[str, str] = {}
@@ -95,12 +92,27 @@ def merged(one: str, other: str) -> str:
     if fields is None or others is None:
         return other
     both = fields | {name: merged(fields.get(name, kind), kind) for name, kind in others.items()}
-    return f"STRUCT({', '.join(f'{quote_identifier(name)} {kind}' for name, kind in both.items())})"
+    return _struct(both)
+
+
+def narrowed(given: str, wanted: str) -> str:
+    """`given` without the struct fields that `wanted` lacks: what a value keeps on its way to that type."""
+    if given.endswith("[]") and wanted.endswith("[]"):
+        return narrowed(given[:-2], wanted[:-2]) + "[]"
+    fields, others = _fields(given), _fields(wanted)
+    if fields is None or others is None:
+        return given
+    kept = {name: narrowed(kind, others[name]) for name, kind in fields.items() if name in others}
+    return _struct(kept) if kept else given
 
 
 def hidden_columns(columns: Iterable[str]) -> list[str]:
     """Columns of the files' own that nobody can select: DuckDB puts the partition's value in their place."""
     return [name for name in columns if name.lower() in ("year", "month", "day")]
+
+
+def _struct(fields: Mapping[str, str]) -> str:
+    return f"STRUCT({', '.join(f'{quote_identifier(name)} {kind}' for name, kind in fields.items())})"
 
 
 def _holds(one: str, other: str) -> bool:

@@ -176,7 +176,7 @@ def _as_error(message: str, landing_url: str) -> LakewardError:
         return MemoryExceeded(told, hint="raise memory_limit, or lower batch_max_bytes")
     if kind in _OF_THE_STORE:
         return LandingError(told) if landing_url in words else TransformError(told)
-    if head.startswith("Compilation Error") or kind in _OF_THE_MODEL:
+    if not kind or kind in _OF_THE_MODEL:  # without a kind they are dbt's words, or ours, and no file's fault
         return TransformError(told)
     return DataError(told)
 

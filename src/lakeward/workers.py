@@ -117,6 +117,10 @@ def _in_pool(
                 yield job, _result(done.result, job[0])
             except BrokenProcessPool:
                 yield job, None
+    except BaseException:  # nobody waits for the rest: a killed worker leaves nothing half-done
+        for process in [*pool._processes.values()]:
+            process.kill()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
         writer.send(None)

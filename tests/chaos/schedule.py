@@ -85,6 +85,8 @@ class Range:
         told = [] if struck else [f"step {schedule.number} was never reached"]
         if struck and schedule.target != "catalog" and killed.returncode != -9:
             told.append(f"the process was to be killed, and ended with {killed.returncode}: {killed.stderr}")
+        if "Traceback" in killed.stderr:
+            told.append(f"a traceback: {killed.stderr[-500:]}")
         committed = _is_committed(world, lines) if last["phase"] == "commit" else None
         again = world.run(*scenario.command)
         if again.returncode:
@@ -93,7 +95,7 @@ class Range:
         told += wrong
         expected = self._ledgers[schedule.scenario]
         if schedule.target != "process":  # what was away was also said
-            ledger = {event for event in ledger if event[3] != "failed"}
+            ledger = {event for event in ledger if event[3] not in ("failed", "recovered")}
         told += [
             f"ledger: {event} is not in the undisturbed one" for event in sorted(ledger - expected, key=str)
         ]

@@ -143,6 +143,12 @@ RETYPED = [
     ("date '2026-01-01'", "timestamp '2026-01-02 00:00:00'", True),
     ("date '2026-01-01'", "timestamp '2026-01-02 10:00:00'", False),
     ("'text'", "12::bigint", True),
+    ("[{'price': 1}]", "[{'price': 10.75}]", False),
+    ("[{'price': 1}]", "[{'price': 2.0::double}]", True),
+    ("{'price': 1}", "{'price': 2, 'new': 'left out, as a column would be'}", True),
+    ("[1, 2]", "[1.5, 2.5]", False),
+    ("true", "7", False),
+    ("true", "1", True),
 ]
 
 
@@ -201,6 +207,20 @@ def test_a_struct_field_that_a_whole_batch_lacks_is_null(lake: ScratchLake) -> N
     lake.land_sql("shop/items", 2, "b.parquet", rows(2, "2::bigint as id, {'amount': 2.5} as attributes"))
     assert not lake.feed()["shop/items"].failed
     assert lake.table("int_shop__items") == [(1, "good"), (2, None)]
+
+
+def test_more_misfits_than_one_would_blame_a_model_for_are_all_found(lake: ScratchLake) -> None:
+    lake.add_stream("shop/items", model=MODEL.replace("year,", "number,\n    year,", 1))
+    lake.land_sql("shop/items", 1, "a.parquet", rows(1, f"0::bigint as id, {GOOD}, 1::bigint as number"))
+    lake.feed()
+    for number in range(24):
+        value = "2.0::double" if number in (5, 17) else "10.75::double"
+        columns = f"{number}::bigint as id, {GOOD}, {value} as number"
+        lake.land_sql("shop/items", 2, f"{number}.parquet", rows(2, columns))
+    report = lake.feed()["shop/items"]
+    assert len(report.quarantined) == 22
+    assert not report.failed
+    assert ids(lake) == [0, 5, 17]
 
 
 def test_a_new_cast_that_is_wrong_quarantines_none_of_a_hundred_good_files(lake: ScratchLake) -> None:
@@ -262,16 +282,19 @@ def test_names_of_every_kind_are_read_as_themselves(lake: ScratchLake) -> None:
 
 
 def test_what_cannot_be_listed_stops_neither_its_stream_nor_the_others(lake: ScratchLake) -> None:
-    for stream in ("shop/items", "shop/others"):
+    for number, stream in enumerate(("shop/items", "shop/others")):
         lake.add_stream(stream)
-        lake.land(stream, 1, "a.parquet", range(5))
+        for day in (1, 2, 3):
+            lake.land(stream, day, "a.parquet", range(number * 100 + day * 10, number * 100 + day * 10 + 5))
     folder = lake.landing / "raw/shop/items/year=2026/month=11/day=01"
     Path(os.fsdecode(os.fsencode(folder) + b"/bad\xff.parquet")).write_bytes(b"x")
-    (folder / "loop").symlink_to(lake.landing / "raw/shop")
+    (folder / "loop").symlink_to(lake.landing / "raw/shop/items")
     fed = lake.cli("feed", check=False)
     assert fed.returncode == 1
     assert "has a name that is not UTF-8: rename it" in fed.stderr
-    assert (len(ids(lake)), len(ids(lake, "int_shop__others"))) == (5, 5)
+    assert ids(lake) == [*range(10, 15), *range(20, 25), *range(30, 35)]
+    assert ids(lake, "int_shop__others") == [*range(110, 115), *range(120, 125), *range(130, 135)]
+    assert json.loads(lake.cli("quarantine", "list", "--json").stdout) == []
     assert "not UTF-8" in lake.cli("status", check=False).stdout
 
 

@@ -7,7 +7,7 @@ import threading
 import time
 
 from lakeward.lake import open_lake
-from tests.scratch import MODEL, ScratchLake, launcher
+from tests.scratch import APPEND, MODEL, ScratchLake, launcher
 
 WITH_NOTE = MODEL.replace("as word,", "as word,\n    'new' as note,")
 TESTED = """
@@ -125,6 +125,22 @@ def test_a_killed_refresh_is_taken_up_where_it_was(lake: ScratchLake) -> None:
     lake.cli("refresh", "shop/items")
     assert lake.table("int_shop__items") == before
     assert lake.query(applied) == [(8,)]
+
+
+def test_what_a_killed_refresh_built_from_a_file_that_is_gone_is_built_anew(lake: ScratchLake) -> None:
+    lake.add_stream("shop/items", model=APPEND)
+    lake.write("dag/processed/shop/int_shop__items.yml", TESTED)
+    lake.land("shop/items", 1, "a.parquet", range(5), word="a")
+    lake.feed()
+    bad = lake.land("shop/items", 2, "b.parquet", range(5, 10), word="forbidden")
+    assert lake.cli("refresh", "shop/items", check=False).returncode == 1
+    bad.unlink()
+    lake.land("shop/items", 2, "b.parquet", range(5, 10), word="b")
+    lake.cli("refresh", "shop/items")
+    assert lake.table("int_shop__items") == [
+        *((key, "a") for key in range(5)),
+        *((key, "b") for key in range(5, 10)),
+    ]
 
 
 def test_feeders_leave_an_announced_stream_alone_and_say_so(lake: ScratchLake) -> None:

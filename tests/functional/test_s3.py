@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -106,10 +107,13 @@ def test_a_wrong_secret_is_an_error_that_moves_nothing(
 ) -> None:
     team_lake.add_stream("shop/items")
     team_lake.project()
+    right = os.environ["AWS_SECRET_ACCESS_KEY"]
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "WRONGSECRETWRONGSECRET")
     done = team_lake.cli("feed", check=False)
     assert done.returncode == 1
     assert "cannot read the landing zone" in done.stderr
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", right)
+    assert team_lake.query("select distinct event from meta.feeder_log where event <> 'failed'") == []
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:

@@ -121,11 +121,14 @@ def test_a_feeder_overtaken_by_a_full_refresh_starts_over(
 @pytest.mark.parametrize(
     "phase", ["refresh swap", pytest.param("pre-hook", marks=SLOW), pytest.param("commit", marks=SLOW)]
 )
-def test_a_refresh_that_a_feeder_meets_loses_nothing(items: ScratchLake, phase: str) -> None:
+def test_a_feeder_beside_a_refresh_waits_for_its_last_part_and_nothing_is_lost(
+    items: ScratchLake, phase: str
+) -> None:
     with held(items, phase, "lakeward", "refresh", "shop/items") as first:
-        items.cli("feed")
+        fed = items.cli("feed")
     done = first.wait(60)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert ("left alone" in fed.stderr) == (phase == "refresh swap")
     items.cli("feed")
     expect_everything_once(items)
 

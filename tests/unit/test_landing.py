@@ -99,3 +99,14 @@ def test_what_cannot_be_listed_is_said_after_what_can(tmp_path: Path) -> None:
         for file in Landing(Folder(tmp_path), str(tmp_path)).list(ORDERS):
             found.append(file.path.rsplit("/", 1)[-1])  # noqa: PERF401 - what came before the error
     assert sorted(found) == ["a.parquet", "b.parquet", "new\nline [1]*.parquet"]
+
+
+def test_a_listing_from_a_day_on_goes_past_what_it_cannot_list(tmp_path: Path) -> None:
+    fill(LocalStore(tmp_path), *(f"year=2026/month=1/day={day}/a.parquet" for day in range(1, 9)))
+    day = tmp_path / "raw/shop/orders/year=2026/month=1/day=4"
+    Path(os.fsdecode(os.fsencode(day) + b"/bad\xff.parquet")).touch()
+    found = []
+    with pytest.raises(LandingError, match="not UTF-8"):
+        for file in Landing(Folder(tmp_path), "").list(ORDERS, date(2026, 1, 2)):
+            found.append(file.path)  # noqa: PERF401 - it ends with an error
+    assert sorted(found) == [f"raw/shop/orders/year=2026/month=1/day={day}/a.parquet" for day in range(2, 9)]

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lakeward.partitions import is_landed_name, partition_date, partition_path
+from lakeward.partitions import is_landed_name, partition_date
 
 
 @given(st.dates(min_value=date(1000, 1, 1)))
 def test_a_partition_survives_the_round_trip(day: date) -> None:
-    assert partition_date(f"raw/s/t/{partition_path(day)}a.parquet") == day
+    assert partition_date(f"raw/s/t/year={day:%Y}/month={day:%m}/day={day:%d}/a.parquet") == day
 
 
 def test_month_and_day_may_be_unpadded() -> None:

@@ -283,11 +283,11 @@
 {% macro lakeward_incoming(target, source, dest_columns) -%}
   {%- set given = {} -%}
   {%- for column in adapter.get_columns_in_relation(source) -%}
-    {%- do given.update({column.name | lower: column.dtype | upper}) -%}
+    {%- do given.update({column.name | lower: column.dtype}) -%}
   {%- endfor -%}
   {%- set wanted = {} -%}
   {%- for column in adapter.get_columns_in_relation(target) -%}
-    {%- do wanted.update({column.name | lower: column.dtype | upper}) -%}
+    {%- do wanted.update({column.name | lower: column.dtype}) -%}
   {%- endfor -%}
   {%- set values = [] -%}
   {%- set absent = [] -%}
@@ -309,12 +309,12 @@
 
 {#- Airbyte mixes INT64 milliseconds and TIMESTAMP for `_airbyte_extracted_at` in one stream
     (airbytehq/airbyte#52559): converted to whatever the table has. Any other value must survive the way to
-    the table's type and back: DuckDB would round 10.75 into an integer column without a word. -#}
+    the table's type and back: DuckDB would round 10.75 into an integer column without a word, in lists and
+    structs too. Struct fields that the table has no room for are left out, as columns are. -#}
 {% macro lakeward_converted(column, given, wanted) -%}
   {%- set name = adapter.quote(column) -%}
   {%- set ranks = {'TINYINT': 1, 'SMALLINT': 2, 'INTEGER': 3, 'BIGINT': 4, 'HUGEINT': 5} -%}
-  {%- set scalars = ['FLOAT', 'DOUBLE', 'DATE', 'TIME', 'TIMESTAMP', 'TIMESTAMP WITH TIME ZONE'] -%}
-  {%- if given == wanted -%}
+  {%- if given == wanted or wanted in ('VARCHAR', 'JSON') -%}
     {{ return(name) }}
   {%- elif column | lower == '_airbyte_extracted_at' and given == 'BIGINT' -%}
     {{ return('make_timestamptz(' ~ name ~ ' * 1000)::' ~ wanted ~ ' as ' ~ name) }}
@@ -322,11 +322,14 @@
     {{ return('epoch_ms(' ~ name ~ ') as ' ~ name) }}
   {%- elif given in ranks and wanted in ranks and ranks[given] < ranks[wanted] -%}
     {{ return(name) }}
-  {%- elif wanted in ranks or wanted in scalars or wanted.startswith('DECIMAL') -%}
-    {%- set converted = "try_cast(" ~ name ~ " as " ~ wanted ~ ")" -%}
-    {{ return("case when try_cast(" ~ converted ~ " as " ~ given ~ ") is not distinct from " ~ name
-      ~ " then " ~ converted ~ " else error('column " ~ column | replace("'", "''") ~ ": "
-      ~ given ~ " ' || " ~ name ~ " || ' does not fit the table''s " ~ wanted ~ "') end as " ~ name) }}
   {%- endif -%}
-  {{ return(name) }}
+  {%- set answer = {} -%}
+  {%- do adapter.store_relation('lakeward', this, [], '', '', {
+      'answer': answer, 'convert': {'given': given, 'wanted': wanted},
+  }) -%}
+  {%- set converted = "try_cast(" ~ name ~ " as " ~ wanted ~ ")" -%}
+  {{ return("case when try_cast(" ~ converted ~ " as " ~ answer.narrowed ~ ") is not distinct from try_cast("
+    ~ name ~ " as " ~ answer.narrowed ~ ") then " ~ converted ~ " else error('column "
+    ~ column | replace("'", "''") ~ ": " ~ given | replace("'", "''") ~ " ' || " ~ name
+    ~ "::varchar || ' does not fit the table''s " ~ wanted | replace("'", "''") ~ "') end as " ~ name) }}
 {%- endmacro %}
