@@ -155,20 +155,30 @@ RETYPED = [
 def test_a_retyped_column_is_converted_where_nothing_is_lost_and_quarantined_where_something_is(
     lake: ScratchLake,
 ) -> None:
-    model = MODEL.replace("year,", "number,\n    year,", 1)
-    for case in range(len(RETYPED)):
-        lake.add_stream(f"shop/case{case}", model=model)
-    for day in (1, 2):
-        for case, values in enumerate(RETYPED):
-            columns = f"{day}::bigint as id, {GOOD}, {values[day - 1]} as number"
-            lake.land_sql(f"shop/case{case}", day, f"{day}.parquet", rows(day, columns))
-        reports = lake.feed()
-    for case, (first, then, fits) in enumerate(RETYPED):
-        report = reports[f"shop/case{case}"]
-        assert not report.failed, (first, then, report)
-        assert names(report.quarantined) == (set() if fits else {"2.parquet"}), (first, then)
-        assert ids(lake, f"int_shop__case{case}") == ([1, 2] if fits else [1]), (first, then)
-    assert "column number: DOUBLE 10.75 does not fit the table's BIGINT" in str(reports["shop/case1"])
+    """A column per case. What fits comes in one file, what does not in a file for each."""
+    columns = [f"number{case}" for case in range(len(RETYPED))]
+    lake.add_stream("shop/items", model=MODEL.replace("year,", f"{', '.join(columns)},\n    year,", 1))
+
+    def landed(day: int, name: str, retyped: list[int]) -> None:
+        values = (
+            f"{then if case in retyped else first} as {columns[case]}"
+            for case, (first, then, _) in enumerate(RETYPED)
+        )
+        select = rows(day, f"{day}::bigint as id, {GOOD}, {', '.join(values)}")
+        lake.land_sql("shop/items", day, f"{name}.parquet", select)
+
+    landed(1, "base", [])
+    lake.feed()
+    fits = [case for case, (_, _, is_kept) in enumerate(RETYPED) if is_kept]
+    landed(2, "fits", fits)
+    misfits = [case for case in range(len(RETYPED)) if case not in fits]
+    for case in misfits:
+        landed(3 + case, f"misfit{case}", [case])
+    report = lake.feed()["shop/items"]
+    assert not report.failed
+    assert names(report.quarantined) == {f"misfit{case}.parquet" for case in misfits}
+    assert ids(lake) == [1, 2]
+    assert "column number1: DOUBLE 10.75 does not fit the table's BIGINT" in str(report)
 
 
 @pytest.mark.parametrize("model", [MODEL, APPEND], ids=["keyed", "append"])
