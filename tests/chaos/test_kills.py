@@ -9,8 +9,6 @@ import pytest
 from tests.chaos.__main__ import shooting_ranges
 from tests.chaos.schedule import Range
 
-pytestmark = pytest.mark.xdist_group("kills")  # one world for all
-
 # A phase of each that has caught something or nearly did; the seed draws the step, the place and the moment.
 SCHEDULES = [
     ("first run", "bootstrap"),

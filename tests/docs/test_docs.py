@@ -22,8 +22,6 @@ from lakeward.settings import Settings, load_settings
 from samples.shop import STREAMS, land
 from tests.scratch import REPOSITORY
 
-pytestmark = pytest.mark.xdist_group("docs")  # one lake for all
-
 DOCS = REPOSITORY / "docs"
 REFERENCE = DOCS / "reference"
 WRITTEN = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]

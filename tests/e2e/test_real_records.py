@@ -19,8 +19,6 @@ import pytest
 from examples.faker.read import ConnectorFailed, Message, discover, land, read
 from tests.scratch import REPOSITORY, ScratchLake
 
-pytestmark = pytest.mark.xdist_group("connector")  # one installation, one reading for all
-
 REQUIREMENT = "airbyte-source-faker==7.2.1"
 DAG = REPOSITORY / "examples" / "faker" / "orchestration" / "dag"
 STREAMS = ("users", "products", "purchases")

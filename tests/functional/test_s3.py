@@ -16,8 +16,6 @@ from obstore.store import S3Store
 
 from tests.scratch import PostgresServer, ScratchLake, free_port
 
-pytestmark = pytest.mark.xdist_group("s3")  # one server for all
-
 KEY, SECRET, BUCKET = "AKIDLAKEWARDTEST", "SECRETLAKEWARDTEST", "lake"
 
 
