@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from tests.scratch import PostgresServer, ScratchLake, remove_catalog, scratch_lake
 
-settings.register_profile("all", max_examples=1200)  # `make test-all`
+settings.register_profile("all", max_examples=2500)  # `make test-all`
 
 EXPECTED_SKIPS = Path(__file__).parent / "expected_skips.txt"
 

@@ -82,7 +82,7 @@ def test_any_arrival_ends_in_the_same_table(world: World) -> None:
     run_state_machine_as_test(
         Arrival,
         settings=settings(
-            max_examples=profile.max_examples // 12,  # 8; `make test-all` has another profile
+            max_examples=profile.max_examples // 25,  # 4; `make test-all` has another profile
             stateful_step_count=12,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -11,7 +11,6 @@ import pytest
 
 from lakeward import embedded
 from lakeward.embedded import EmbeddedCatalog
-from lakeward.lake import open_lake
 from tests.scratch import MODEL, PostgresServer, ScratchLake, launcher
 
 # Two megabytes for each row of the batch, all at once.
@@ -43,9 +42,11 @@ def keys(lake: ScratchLake, model: str = "int_shop__items") -> list[int]:
     ("path", "text", "told"),
     [
         ("dag/processed/shop/int_shop__bad.sql", "select {{ oops( }}", "int_shop__bad.sql"),
-        ("dag/enriched/int_shop__items.sql", "select 1 as a", "int_shop__items"),
+        pytest.param(
+            "dag/enriched/int_shop__items.sql", "select 1 as a", "int_shop__items", marks=pytest.mark.slow
+        ),
         ("dag/enriched/fct_bad.sql", "select * from {{ ref('nobody') }}", "fct_bad"),
-        ("dag/enriched/fct_bad.yml", "models: [", "fct_bad.yml"),
+        pytest.param("dag/enriched/fct_bad.yml", "models: [", "fct_bad.yml", marks=pytest.mark.slow),
     ],
     ids=["jinja", "name twice", "ref to nothing", "yaml"],
 )
@@ -237,13 +238,6 @@ def test_a_batch_that_exceeds_memory_is_taken_in_smaller_parts(
     assert len(keys(items, "int_shop__hungry")) == 80
     assert int(items.query("select count(distinct batch_id) from meta.feeder_log where event = 'applied' "
                            "and stream = 'hungry'")[0][0]) > 1, fed.stderr  # fmt: skip
-
-
-def test_the_lake_is_open_to_a_reader_while_all_of_this_goes_on(items: ScratchLake) -> None:
-    with open_lake(items.project().settings, read_only=True) as reader:
-        assert reader is not None
-        items.cli("feed")
-        assert reader.query("select count(*) from int_shop__items") == [(10,)]
 
 
 def test_a_lake_whose_first_start_was_killed_half_way_starts(embedded_lake: ScratchLake) -> None:

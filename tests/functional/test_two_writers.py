@@ -105,7 +105,10 @@ def test_plain_dbt_overtaken_by_a_feeder_fails_and_succeeds_when_run_again(
 
 
 @pytest.mark.parametrize("phase", HELD_AT)
-@pytest.mark.parametrize("refresh", [("lakeward", "refresh", "shop/items"), ("dbt", "run", "--full-refresh")])
+@pytest.mark.parametrize(
+    "refresh",
+    [("lakeward", "refresh", "shop/items"), pytest.param(("dbt", "run", "--full-refresh"), marks=SLOW)],
+)
 def test_a_feeder_overtaken_by_a_full_refresh_starts_over(
     items: ScratchLake, refresh: tuple[str, ...], phase: str
 ) -> None:
@@ -167,6 +170,7 @@ def test_feeders_started_together_share_the_work_or_repeat_it_but_never_double(
     expect_everything_once(items)
 
 
+@pytest.mark.slow
 def test_streams_never_abort_each_other(
     lake: ScratchLake, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
