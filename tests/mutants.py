@@ -16,7 +16,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-_ROOT = Path(__file__).parent.parent
+from tests.scratch import copy_checkout
+
 _MACROS = "src/lakeward/macros/lakeward.sql"
 _F = "tests/functional/"
 
@@ -238,13 +239,7 @@ def _passes(mutant: Mutant | None, tests: str) -> tuple[bool, str]:
     """In a copy of the repository, broken by the mutant. That there were no tests to run is an error."""
     with tempfile.TemporaryDirectory(prefix="lakeward-mutant-") as folder:
         copy = Path(folder) / "lakeward"
-        tracked = subprocess.run(
-            ["git", "ls-files", "-z"], cwd=_ROOT, check=True, capture_output=True, text=True
-        )
-        for name in tracked.stdout.split("\0"):
-            if name and (_ROOT / name).exists():
-                (copy / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(_ROOT / name, copy / name)
+        copy_checkout(copy)
         if mutant is not None:
             text = (copy / mutant.path).read_text()
             assert text.count(mutant.old) == 1, (

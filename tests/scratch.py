@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from lakeward.workers import feed_all
 from tests.launcher import Launcher
 
 REPOSITORY = Path(__file__).parent.parent
+SETTING = ("LAKEWARD_", "AWS_", "DBT_")  # how variables begin that set something of a lake
 
 MODEL = """
 {{ config(
@@ -141,6 +143,23 @@ class ScratchLake:
 
     def dbt(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return run_program("dbt", *arguments, cwd=self.project_dir, check=check)
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's, without what would set a lake's settings."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(SETTING)}
+
+
+def copy_checkout(target: Path) -> None:
+    """The working tree's tracked and new files."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=REPOSITORY, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    for name in listed.stdout.split("\0"):
+        if name and (REPOSITORY / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, target / name)
 
 
 @cache

@@ -67,14 +67,19 @@ def plan_build(manifest: Manifest, lake: Lake) -> list[Mart]:
     return marts
 
 
+def backup_name(model: Model) -> str:
+    """dbt's name for an old table, from the swap until it is dropped."""
+    return f"{model.name}__dbt_backup"
+
+
 def sweep(lake: Lake, models: Iterable[Model]) -> None:
-    """Drop the old tables that a process killed between its commit and this has left behind.
+    """Drop old tables after their swap, also those that a process killed before that has left behind.
 
     dbt's next run of the model would do it too, but a model that is up to date has no next run.
     """
     existing = relations(lake)
     for model in models:
-        name = f"{model.name}__dbt_backup"
+        name = backup_name(model)
         if ("main", name) in existing:
             with suppress(WriterConflict):  # its writer still lives, and was faster
                 lake.query(f"drop table if exists {LAKE}.main.{quote_identifier(name)}")

@@ -133,7 +133,13 @@ def status(json: Json = False) -> None:
     with open_lake(project.settings, read_only=True) as lake:
         landing = open_landing(project.settings)
         found = read_status(
-            project.streams, project.manifest, project.settings, landing, lake, problems=project.problems
+            project.streams,
+            project.manifest,
+            project.settings,
+            landing,
+            lake,
+            problems=project.problems,
+            is_fresh=project.is_fresh,
         )
     if json:
         console.print_json(found.as_json())

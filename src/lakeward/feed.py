@@ -14,15 +14,13 @@ from lakeward.attempt import Attempt, FeedReport, Tools
 from lakeward.errors import LakeError, LakewardError, WriterConflict
 from lakeward.intake import get_files_after_cursor
 from lakeward.meta import set_up
-from lakeward.reading import read
+from lakeward.reading import feedable, read
 
 if TYPE_CHECKING:
     from lakeward.landing import LandedFile
     from lakeward.manifest import Model
-    from lakeward.reading import Bounds, Reading, Wanted
+    from lakeward.reading import Bounds, Job, Reading
     from lakeward.streams import Stream
-
-Job = tuple["Stream", Sequence["Model"]]
 
 _ATTEMPTS = 10  # of a feed that keeps losing to another writer
 
@@ -41,7 +39,7 @@ class Found:
 
 def pending(jobs: Sequence[Job], tools: Tools, *, bounds: Bounds | None = None) -> dict[str, Found]:
     """What a feed of each stream would load now, oldest first. Sets up the ledger, loads nothing."""
-    wanted = _wanted(jobs)
+    wanted = feedable(jobs)
     set_up(tools.lake, [name for _, names in wanted for name in names])
     readings = read(tools.lake, wanted, tools.settings, datetime.now(UTC), fences=False, bounds=bounds)
     found = {}
@@ -138,12 +136,11 @@ def _load(
             break
         except WriterConflict as conflict:
             report.conflicts += 1
-            lost, found = conflict, None
+            lost, found = conflict.message, None
             time.sleep(random.uniform(0, min(2.0, 0.05 * 2**number)))  # noqa: S311 - so that two do not meet again
-    else:
-        report.errors |= dict.fromkeys(fit, f"gave up after {_ATTEMPTS} attempts: {lost.message}")
-        return {state.model: state.totals.error for state in reading.models}
-    if found.error is not None:
+    if found is None:
+        report.errors |= dict.fromkeys(fit, f"gave up after {_ATTEMPTS} attempts: {lost}")
+    elif found.error is not None:
         report.errors[stream.id] = found.error
     elif not report.failed and not beside:
         settled(stream, found, tools)
@@ -153,10 +150,5 @@ def _load(
 def _fenced(job: Job, tools: Tools, found: Found) -> Reading:
     """Ledger and fences in one reading: what another writer commits after it moves a fence."""
     stream, _ = job
-    bounds = {stream.id: found.reading.since}
-    readings = read(tools.lake, _wanted([job]), tools.settings, datetime.now(UTC), fences=True, bounds=bounds)
-    return readings[stream.id]
-
-
-def _wanted(jobs: Sequence[Job]) -> list[Wanted]:
-    return [(stream, [model.name for model in models if model.unfit is None]) for stream, models in jobs]
+    wanted, bounds = feedable([job]), {stream.id: found.reading.since}
+    return read(tools.lake, wanted, tools.settings, datetime.now(UTC), fences=True, bounds=bounds)[stream.id]

@@ -76,9 +76,7 @@ class Plan:
     files: tuple[Inspected, ...]
     batch_id: str
     shape: str | None = None  # an empty Parquet file that brings columns none of the files has
-    is_control: bool = (
-        False  # is to fail at its very end with CONTROL: shows that the model can load the files
-    )
+    is_control: bool = False  # is to fail at its end with CONTROL: shows that the model can load the files
 
 
 def get_files_after_cursor(

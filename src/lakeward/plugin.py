@@ -110,7 +110,6 @@ class Plugin(BasePlugin):
         self._plans: dict[tuple[str, str], Plan] = {}  # by invocation and model
         self._rendered: set[tuple[str, str]] = set()
         self._announcement = ExitStack()
-        atexit.register(self._announcement.close)
         with _as_dbt_error():
             # Not the working directory: `dbt --project-dir X` may be called from anywhere.
             self._settings = (
@@ -136,9 +135,8 @@ class Plugin(BasePlugin):
                 self._announcement.close()
                 set_up(Lake(self._con.cursor()), [])
                 return
-            if "given" in request.get("convert", ()):
-                kinds = request["convert"]
-                request["answer"]["narrowed"] = narrowed(kinds["given"], kinds["wanted"])
+            if convert := request.get("convert"):
+                request["answer"]["narrowed"] = narrowed(convert["given"], convert["wanted"])
                 return
             landing = open_landing(self._settings)
             if request.get("verify"):
@@ -170,6 +168,7 @@ class Plugin(BasePlugin):
             if request["full_refresh"] and not _handover:
                 # Before the ledger is read: a long statement must not lose to feeders that go on meanwhile.
                 self._announcement.enter_context(announced(stream, self._settings))
+                atexit.register(self._announcement.close)  # of the last model there is no later plan
             handed = _handover.plans.get(request["model"]) if _handover else None
             self._plans[key] = handed or self._make_plan(request, stream, landing)
             self._stash(*key, self._plans[key])

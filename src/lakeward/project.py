@@ -31,6 +31,7 @@ class Project:
     settings: Settings
     streams: list[Stream]
     manifest: Manifest
+    is_fresh: bool  # is it made from the files as they were when the project was opened?
     parse_error: str | None = None
     stream_errors: tuple[str, ...] = ()
 
@@ -49,15 +50,16 @@ def open_project(start: Path, *, parse: bool = True) -> Project:
     settings = load_settings(find_project(start))
     streams, errors = load_streams(settings.project_dir)
     fresh = is_fresh(settings.project_dir)
-    problem = None if fresh else _known_problem(settings)
     manifest = _read(settings) if fresh or not parse else None
+    problem = None if fresh or parse else _known_problem(settings)
     if manifest is None and parse:
         problem = _parse(settings)
         manifest = _read(settings)
         if manifest is None:
             raise ConfigError(problem or "dbt parse left no manifest", hint="dbt parse shows more")
     manifest = manifest or Manifest(())
-    return Project(settings, streams, manifest, problem, tuple(str(error) for error in errors))
+    made = problem is None if parse else fresh
+    return Project(settings, streams, manifest, made, problem, tuple(str(error) for error in errors))
 
 
 def _parse(settings: Settings) -> str | None:

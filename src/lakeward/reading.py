@@ -16,9 +16,11 @@ from lakeward.sql import quote_literal
 if TYPE_CHECKING:
     from lakeward.lake import Lake
     from lakeward.landing import LandedFile
+    from lakeward.manifest import Model
     from lakeward.settings import Settings
     from lakeward.streams import Stream
 
+Job = tuple["Stream", Sequence["Model"]]  # a stream and its models
 Wanted = tuple["Stream", Sequence[str]]  # a stream and the names of its models
 Bounds = Mapping[str, date | None]  # by stream: the oldest partition that matters; None: all do
 
@@ -82,6 +84,11 @@ class Reading:
 
 # Where nothing was ever fed everything that landed is pending.
 UNREAD = Reading((ModelState("", -1, 1, None, frozenset(), frozenset(), Totals()),), None, True, None, None)
+
+
+def feedable(jobs: Sequence[Job]) -> list[Wanted]:
+    """Without the models that cannot be fed."""
+    return [(stream, [model.name for model in models if model.unfit is None]) for stream, models in jobs]
 
 
 def read(

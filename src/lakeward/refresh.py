@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from lakeward.announcement import announced
 from lakeward.attempt import Tools
-from lakeward.build import sweep
+from lakeward.build import backup_name, sweep
 from lakeward.errors import LakewardError, LedgerError, TransformError, WriterConflict
 from lakeward.feed import feed
 from lakeward.meta import META, fence_table, relations, set_up
@@ -60,9 +60,8 @@ def _refresh(stream: Stream, model: Model, tools: Tools) -> Refreshed:
         for _ in range(_ATTEMPTS):
             with announced(stream, tools.settings), suppress(WriterConflict):
                 _take_up(stream, model, beside, tools)
-                fence = _fence(
-                    stream, model, tools
-                )  # before listing: what it vouches for is in the new table
+                # Before listing: what it vouches for will be in the new table.
+                fence = _fence(stream, model, tools)
                 _build(stream, beside, own)
                 with own.transform() as transform:
                     failures = transform.test([beside])
@@ -79,17 +78,14 @@ def _refresh(stream: Stream, model: Model, tools: Tools) -> Refreshed:
 
 def _take_up(stream: Stream, model: Model, beside: Model, tools: Tools) -> None:
     """Keep what was built of this very SQL from files that still are what they were; drop anything else."""
-    found = relations(tools.lake)
+    wanted, bounds = [(stream, [beside.name])], {stream.id: None}
     now = datetime.now(UTC)
-    bounds = {stream.id: None}
-    reading = read(tools.lake, [(stream, [beside.name])], tools.settings, now, fences=False, bounds=bounds)[
-        stream.id
-    ]
+    reading = read(tools.lake, wanted, tools.settings, now, fences=False, bounds=bounds)[stream.id]
     (state,) = reading.models
     sweep(tools.lake, [model])
     landed = {(file.path, file.etag) for file in tools.landing.list(stream)}
     is_stale = state.totals.code != model.code or state.totals.quarantined or not state.applied <= landed
-    if is_stale and ("main", beside.name) in found:
+    if is_stale and state.table is not None:
         tools.lake.query(f"drop table {LAKE}.main.{quote_identifier(beside.name)}")
     tools.ledger.release(stream, model=beside.name)
 
@@ -120,11 +116,11 @@ def _swap(stream: Stream, model: Model, beside: Model, fence: int, tools: Tools)
     """One snapshot: the new table under the old name, and the ledger of what is in it.
 
     Raises WriterConflict when anybody has written the old table since the fence was read. The old table is
-    dropped afterwards; a kill before that leaves it as dbt's backup, which the model's next run sweeps.
+    dropped afterwards; a kill before that leaves it under dbt's name for such a table, which is swept later.
     """
     lake = tools.lake
     table, new = quote_identifier(model.name), quote_identifier(beside.name)
-    backup = quote_identifier(f"{model.name}__dbt_backup")
+    backup = quote_identifier(backup_name(model))
     names = {"source": stream.source, "stream": stream.name, "model": model.name, "beside": beside.name}
     now = datetime.now(UTC)
     with lake.transaction():
@@ -161,8 +157,7 @@ def _swap(stream: Stream, model: Model, beside: Model, fence: int, tools: Tools)
                    (select build from last where model = $beside) + 1 as build, $now as logged_at""",
             names | {"now": now},
         )
-    if exists:
-        lake.query(f"drop table {LAKE}.main.{backup}")
+    sweep(lake, [model])
 
 
 def _stamp(stream: Stream, model: Model) -> str:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lakeward.build import plan_build
 from lakeward.errors import LakewardError
 from lakeward.intake import get_files_after_cursor
-from lakeward.manifest import is_fresh
-from lakeward.reading import UNREAD, ModelState, Reading, read
+from lakeward.reading import UNREAD, ModelState, Reading, feedable, read
 from lakeward.settings import LAKE
 from lakeward.sql import escape_glob, quote_identifier, quote_literal
 
@@ -85,14 +84,16 @@ def status(
     landing: Landing,
     lake: Lake | None,
     *,
-    problems: Sequence[str] = (),
+    problems: Sequence[str],
+    is_fresh: bool,
 ) -> Status:
-    """Read-only: creates nothing, also where there is no lake yet (then everything landed is pending)."""
+    """Read-only: creates nothing, also where there is no lake yet (then everything landed is pending).
+
+    problems, is_fresh: of the project, as it was opened.
+    """
     now = datetime.now(UTC)
-    fresh = is_fresh(settings.project_dir)
     jobs = [(stream, manifest.of_stream(stream.tag)) for stream in streams]
-    wanted = [(stream, [model.name for model in models if model.unfit is None]) for stream, models in jobs]
-    readings = read(lake, wanted, settings, now, fences=False) if lake is not None else {}
+    readings = read(lake, feedable(jobs), settings, now, fences=False) if lake is not None else {}
     marts = plan_build(manifest, lake) if lake is not None and readings else []
     found = []
     for stream, models in jobs:
@@ -102,9 +103,9 @@ def status(
         drift = _drift(lake, landing, models, reading) if lake is not None and readings else []
         errors = [str(model.unfit) for model in models if model.unfit is not None]
         errors += [str(trouble)] if trouble is not None else []
-        errors += [f"no model carries the tag {stream.tag}"] if fresh and not models else []
+        errors += [f"no model carries the tag {stream.tag}"] if is_fresh and not models else []
         found.append(_row(stream, drift, reading, files, errors, now))
-    return Status(tuple(found), tuple(marts), tuple(problems), fresh)
+    return Status(tuple(found), tuple(marts), tuple(problems), is_fresh)
 
 
 def _row(

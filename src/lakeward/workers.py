@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from lakeward.attempt import FeedReport, Progress, Tools
 from lakeward.errors import LakewardError, NothingSelected, TransformError
-from lakeward.feed import Found, Job, feed, is_due, pending, settled
+from lakeward.feed import Found, feed, is_due, pending, settled
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from lakeward.lake import Lake
     from lakeward.manifest import Model
+    from lakeward.reading import Job
     from lakeward.settings import Settings
     from lakeward.streams import Stream
 

@@ -7,7 +7,6 @@ their times, the catalog is copied from a template.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ import duckdb
 from lakeward.manifest import manifest_path
 from tests.chaos import oracle
 from tests.chaos.oracle import Row, Version
-from tests.scratch import APPEND, PostgresServer, ScratchLake, launcher, scratch_lake
+from tests.scratch import APPEND, PostgresServer, ScratchLake, clean_environment, launcher, scratch_lake
 
 STREAM = "shop/items"
 KEYED, LOG, MART = "int_shop__items", "int_shop__items_log", "fct_words"
@@ -63,7 +62,7 @@ class World:
     @property
     def environment(self) -> dict[str, str]:
         """Of the programs that run here."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("LAKEWARD_", "AWS_", "DBT_"))}
+        kept = clean_environment()
         kept["LAKEWARD_WORKERS"] = "1"
         if self.postgres is not None:
             kept["LAKEWARD_CATALOG_URL"] = self.postgres.url(_DATABASE)
@@ -189,6 +188,11 @@ def _etag(path: Path) -> str:
     """Of a local file, as the documentation has it: its size and when it changed."""
     stat = path.stat()
     return f"{stat.st_size:x}-{stat.st_mtime_ns:x}"
+
+
+def tracing(trace: Path, strike: dict[str, Any] | None) -> dict[str, Any]:
+    """What the launcher's `start` is told so that the program is traced (tracer.py)."""
+    return {"before": "tests.chaos.tracer:install", "options": {"trace": str(trace), "strike": strike}}
 
 
 def as_rows(table: Sequence[dict[str, Any]]) -> list[Row]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -20,7 +19,7 @@ from typer.testing import CliRunner
 from lakeward.cli import app
 from lakeward.settings import Settings, load_settings
 from samples.shop import STREAMS, land
-from tests.scratch import REPOSITORY
+from tests.scratch import REPOSITORY, clean_environment
 
 DOCS = REPOSITORY / "docs"
 REFERENCE = DOCS / "reference"
@@ -103,7 +102,7 @@ def docs_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DocsLake]:
     root = tmp_path_factory.mktemp("docs")
     programs = root / "bin"
     programs.mkdir()
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("LAKEWARD_", "AWS_", "DBT_"))}
+    clean = clean_environment()
     path = f"{programs}:{Path(sys.executable).parent}:{clean['PATH']}"
     lake = DocsLake(root, clean | {"PATH": path})
     built = shutil.ignore_patterns("target", "logs")

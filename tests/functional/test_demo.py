@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
-from tests.scratch import REPOSITORY, remove_catalog
+from tests.scratch import copy_checkout, remove_catalog
 
 
 def test_make_demo_twice_on_a_fresh_clone(tmp_path: Path) -> None:
@@ -44,14 +43,7 @@ def _make_demo(clone: Path) -> str:
 
 def _copy_what_git_would(clone: Path) -> None:
     """The working tree's tracked and new files, as a repository of their own."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=REPOSITORY, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    for name in listed.stdout.split("\0"):
-        if name and (REPOSITORY / name).is_file():
-            (clone / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, clone / name)
+    copy_checkout(clone)
     identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
     for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "clone"]):
         subprocess.run(["git", *command], cwd=clone, check=True)

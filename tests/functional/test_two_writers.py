@@ -9,10 +9,10 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
+from tests.chaos.world import tracing
 from tests.launcher import Running
 from tests.scratch import APPEND, MODEL, PostgresServer, ScratchLake, launcher
 
@@ -45,7 +45,7 @@ def held(lake: ScratchLake, phase: str, program: str, *arguments: str) -> Iterat
     strike = {"phase": phase, "where": "before", "target": "pause", "until": str(until)}
     running = launcher().start(
         program, *arguments, cwd=lake.project_dir if program == "dbt" else lake.root,
-        before="tests.chaos.tracer:install", options={"trace": str(trace), "strike": strike},
+        **tracing(trace, strike),
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while not (trace.exists() and '"struck"' in trace.read_text()):
@@ -54,7 +54,7 @@ def held(lake: ScratchLake, phase: str, program: str, *arguments: str) -> Iterat
     try:
         yield running
     finally:
-        Path(until).touch()
+        until.touch()
 
 
 def expect_everything_once(lake: ScratchLake, days: range = range(1, 8)) -> None:
