@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -11,9 +12,14 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.scratch import PostgresServer, ScratchLake, remove_catalog, scratch_lake
+import lakeward.transform  # noqa: F401, TID253 - nearly every test needs dbt
+from tests.launcher import trust_extensions
+from tests.scratch import SETTING, PostgresServer, ScratchLake, remove_catalog, scratch_lake
 
 settings.register_profile("all", max_examples=2500)  # `make test-all`
+
+trust_extensions()
+gc.freeze()  # what dbt's import made stays: searching it for garbage was a sixth of the tests' time
 
 EXPECTED_SKIPS = Path(__file__).parent / "expected_skips.txt"
 
@@ -32,9 +38,10 @@ def postgres() -> Iterator[PostgresServer]:
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith(("LAKEWARD_", "AWS_", "DBT_")):
+        if name.startswith(SETTING):
             monkeypatch.delenv(name)
     monkeypatch.setenv("LAKEWARD_WORKERS", "1")  # more would import dbt again; some tests want that
+    monkeypatch.setenv("LAKEWARD_THREADS", "1")  # as two workers on two cores: idle DuckDB threads spin
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ it kills what a user's process would be. `python -m tests.launcher SOCKET` is th
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import json
 import os
@@ -21,7 +22,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,12 +119,30 @@ class Launcher:
         self._folder.cleanup()
 
 
+def trust_extensions() -> None:
+    """Let this process's DuckDBs load extensions unchecked.
+
+    Each would hash 78 MB of them before it opens a lake, which was a quarter of what the tests took. The
+    check has its own test (tests/unit/test_lake.py), and processes that no launcher forks still make it.
+    """
+    connect = duckdb.connect
+
+    @functools.wraps(connect)
+    def unchecked(*args: Any, **kwargs: Any) -> Any:
+        kwargs["config"] = (kwargs.get("config") or {}) | {"allow_unsigned_extensions": True}
+        return connect(*args, **kwargs)
+
+    duckdb.connect = unchecked
+
+
 def _serve(listening: socket.socket) -> Callable[[], None]:
     """Runs until terminated; returns only in a child, with what the child is to do."""
 
     import lakeward.cli
     import lakeward.transform  # noqa: F401
 
+    trust_extensions()
+    gc.freeze()  # nor do the children search what they share for garbage
     duckdb.default_connection().close()  # importing DuckDB starts one, with a thread
     threads = list(Path("/proc/self/task").iterdir())
     assert len(threads) == 1, "a process with threads must not fork"
@@ -140,7 +158,7 @@ def _serve(listening: socket.socket) -> Callable[[], None]:
                     selector.close()
                     listening.close()
                     connection.close()
-                    return partial(_run, request)
+                    return functools.partial(_run, request)
                 connection.sendall(json.dumps({"pid": pid}).encode())
                 handle = os.pidfd_open(pid)
                 selector.register(handle, selectors.EVENT_READ, (pid, connection))
@@ -171,16 +189,13 @@ def _run(request: dict[str, Any]) -> None:
     if request["before"] is not None:
         module, _, function = request["before"].partition(":")
         getattr(__import__(module, fromlist=[function]), function)(**request["options"])
-    try:
-        if program == "dbt":
-            dbt.cli.main.cli()
-        elif program == "lakeward":
-            lakeward.cli.main()
-        else:
-            sys.argv = arguments
-            runpy.run_path(arguments[0], run_name="__main__")
-    finally:
-        gc.freeze()  # what all children share need not be searched for garbage at the end of each
+    if program == "dbt":
+        dbt.cli.main.cli()
+    elif program == "lakeward":
+        lakeward.cli.main()
+    else:
+        sys.argv = arguments
+        runpy.run_path(arguments[0], run_name="__main__")
 
 
 if __name__ == "__main__":

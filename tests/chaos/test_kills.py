@@ -38,6 +38,7 @@ def test_a_killed_process_leaves_nothing_lost_doubled_or_in_the_way(
     assert not outcome.differences, (outcome.schedule, outcome.died_in, outcome.differences[:10])
 
 
+@pytest.mark.slow
 def test_neither_does_a_catalog_killed_with_it(ranges: tuple[Range, Range]) -> None:
     _, embedded = ranges
     outcome = embedded.run(embedded.schedule(9, "run"))

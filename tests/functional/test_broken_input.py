@@ -233,6 +233,7 @@ def test_more_misfits_than_one_would_blame_a_model_for_are_all_found(lake: Scrat
     assert ids(lake) == [0, 5, 12]
 
 
+@pytest.mark.slow
 def test_a_new_cast_that_is_wrong_quarantines_none_of_a_hundred_good_files(lake: ScratchLake) -> None:
     lake.add_stream("shop/items")
     for number in range(100):

@@ -13,42 +13,23 @@ import pytest
 
 from lakeward.check import check
 from lakeward.errors import LakeError
-from samples.shop import land
-from tests.functional.conftest import DAYS
-from tests.scratch import MODEL, ScratchLake, launcher, run_program
+from tests.scratch import MODEL, ScratchLake, launcher
 
 
-def test_run_twice_from_the_root_and_from_orchestration(
-    shop: ScratchLake, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LAKEWARD_WORKERS", "2")
-    first = shop.cli("run")
-    assert "fed " in first.stdout
-    assert "built fct_sales" in first.stdout
-    second = run_program("lakeward", "run", cwd=shop.project_dir)
-    assert "nothing pending in 9 streams" in second.stdout
-    assert "nothing to build" in second.stdout
-
-    status = json.loads(shop.cli("status", "--json").stdout)
-    by_name = {row["stream"]: row for row in status["streams"]}
-    assert len(by_name) == 9
-    orders = by_name["shopify/orders"]
-    assert orders["pending_files"] == 0
-    assert orders["rows"] == shop.query("select count(*) from int_shopify__orders")[0][0]
-
-    rows = json.loads(shop.cli("sql", "--json", "select order_id, net_sales from fct_sales limit 2").stdout)
-    assert len(rows) == 2
-    assert set(rows[0]) == {"order_id", "net_sales"}
-
-
-def test_build_runs_only_marts_whose_upstreams_changed(shopify: ScratchLake) -> None:
-    shopify.cli("run")
-    land(shopify.landing, days=DAYS + 1, streams=["shopify/orders", "shopify/customers"])
-    shopify.cli("feed", "shopify/customers")
-    assert "nothing to build" in shopify.cli("build").stdout
-    shopify.cli("feed", "shopify/orders")
-    assert "built fct_sales (int_shopify__orders changed)" in shopify.cli("build").stdout
-    assert "nothing to build" in shopify.cli("build").stdout
+def test_build_runs_only_marts_whose_upstreams_changed(lake: ScratchLake) -> None:
+    for stream in ("shop/items", "shop/prices"):
+        lake.add_stream(stream)
+        lake.land(stream, 1, "a.parquet", range(3))
+    lake.write("dag/enriched/fct_items.sql", "{{ config(tags=['enriched'], materialized='table') }}\n"
+               "select item_id from {{ ref('int_shop__items') }}")  # fmt: skip
+    lake.cli("run")
+    for stream in ("shop/items", "shop/prices"):
+        lake.land(stream, 2, "b.parquet", range(3, 6))
+    lake.cli("feed", "shop/prices")
+    assert "nothing to build" in lake.cli("build").stdout
+    lake.cli("feed", "shop/items")
+    assert "built fct_items (int_shop__items changed)" in lake.cli("build").stdout
+    assert "nothing to build" in lake.cli("build").stdout
 
 
 def test_a_mart_that_fails_is_red_until_it_builds(lake: ScratchLake) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -26,17 +27,24 @@ def test_make_demo_twice_on_a_fresh_clone(tmp_path: Path) -> None:
     again = _make_demo(clone)
     assert "nothing pending in 9 streams" in again
     assert "nothing to build" in again
+    inside = _output_of(clone / "orchestration", ["../.venv/bin/lakeward", "status", "--json"])
+    streams = {row["stream"]: row for row in json.loads(inside)["streams"]}
+    assert len(streams) == 9
+    assert streams["shopify/orders"]["pending_files"] == 0
+    assert streams["shopify/orders"]["rows"] > 100
+    asked = "select current_setting('allow_unsigned_extensions') as is_unchecked"
+    answer = _output_of(clone, [".venv/bin/lakeward", "sql", asked, "--json"])
+    assert json.loads(answer) == [{"is_unchecked": False}], "DuckDB must check its extensions' signature"
     remove_catalog(clone)
-    left = subprocess.run(
-        ["git", "status", "--porcelain"], cwd=clone, check=True, capture_output=True, text=True
-    )
-    assert left.stdout == "", "the demo leaves files that git would show"
+    assert _output_of(clone, ["git", "status", "--porcelain"]) == "", "it leaves files that git would show"
 
 
 def _make_demo(clone: Path) -> str:
-    done = subprocess.run(
-        ["make", "--no-print-directory", "demo"], cwd=clone, check=False, capture_output=True, text=True
-    )
+    return _output_of(clone, ["make", "--no-print-directory", "demo"])
+
+
+def _output_of(clone: Path, command: list[str]) -> str:
+    done = subprocess.run(command, cwd=clone, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

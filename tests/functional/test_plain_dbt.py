@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.functional.conftest import shipped_lake
 from tests.scratch import APPEND, MODEL, ScratchLake
 
@@ -122,6 +124,7 @@ def test_a_shop_without_refunds_has_its_fct_sales_with_returns_zero(shopify: Scr
     assert returned == 0
 
 
+@pytest.mark.slow
 def test_nothing_but_the_catalog_is_written_outside_the_lake(embedded_lake: ScratchLake) -> None:
     """No extension, spill or settings file lands in the home folder."""
     embedded_lake.add_stream("shop/items")

@@ -6,6 +6,8 @@ import json
 import threading
 import time
 
+import pytest
+
 from lakeward.lake import open_lake
 from tests.scratch import APPEND, MODEL, ScratchLake, launcher
 
@@ -165,6 +167,7 @@ def test_feeders_leave_an_announced_stream_alone_and_say_so(lake: ScratchLake) -
     assert len(lake.table("int_shop__items")) == 10
 
 
+@pytest.mark.slow
 def test_a_refresh_ends_beside_a_feeder_that_never_rests(lake: ScratchLake) -> None:
     lake.add_stream("shop/items", config={"batch_max_bytes": 1})
     for day in range(1, 6):

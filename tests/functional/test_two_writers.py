@@ -191,6 +191,7 @@ def test_streams_never_abort_each_other(
         assert len(lake.table(f"int_{name.replace('/', '__')}")) == 20
 
 
+@pytest.mark.slow
 def test_two_models_of_which_one_fails_every_other_time(
     lake: ScratchLake, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 from tests.scratch import APPEND, ScratchLake, launcher
 
 
+@pytest.mark.slow
 def test_a_killed_worker_takes_no_other_stream_with_it(
     lake: ScratchLake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
