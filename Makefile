@@ -35,7 +35,7 @@ lint: install ## Ruff, mypy strict, the import contract
 	$(UV) lock --check --quiet
 
 install: $(UV)
-	@$(UV) sync --locked --quiet --compile-bytecode
+	@$(UV) sync --locked --quiet --all-extras --compile-bytecode
 	@.venv/bin/python -m compileall -q src
 
 fmt: install ## Format the code

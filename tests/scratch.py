@@ -254,7 +254,7 @@ def scratch_lake(root: Path) -> ScratchLake:
     project = root / "orchestration"
     (project / "dag" / "streams").mkdir(parents=True)
     (root / ".lake" / "landing").mkdir(parents=True)
-    for name in ("dbt_project.yml", "profiles.yml", "lakeward.toml"):
+    for name in ("dbt_project.yml", "profiles.yml", "lakeward.toml", "definitions.py"):
         shutil.copy(shipped / name, project / name)
     shutil.copytree(shipped / "macros", project / "macros")
     return ScratchLake(root)

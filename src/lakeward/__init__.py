@@ -1,6 +1,7 @@
 """lakeward: landed Parquet flows, exactly once, into DuckLake.
 
-`lakeward.connect()` is the whole Python interface for people who query; the command line does the rest.
+`lakeward.connect()` is the whole Python interface for people who query, `lakeward.LakeComponent` (and
+`lakeward.definitions.build_definitions`) for people who run Dagster; the command line does the rest.
 """
 
 from __future__ import annotations
@@ -9,9 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lakeward.definitions.component import LakeComponent
     from lakeward.lake import Connection
 
-__all__ = ["connect"]
+__all__ = ["LakeComponent", "connect"]
+
+
+def __getattr__(name: str) -> object:
+    """`lakeward.LakeComponent`, as a defs.yaml names it: Dagster costs seconds, and may be absent."""
+    if name != "LakeComponent":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from lakeward.definitions.component import LakeComponent
+
+    return LakeComponent
 
 
 def connect(folder: str | Path = ".") -> Connection:

@@ -10,6 +10,7 @@ import importlib.metadata
 import signal
 import sys
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,7 +29,8 @@ from lakeward.status import status as read_status
 from lakeward.streams import Stream, find_stream
 
 if TYPE_CHECKING:
-    from lakeward.rounds import Round
+    from lakeward.attempt import Tools
+    from lakeward.rounds import Rest, Round
 
 app = typer.Typer(
     name="lakeward",
@@ -103,11 +105,21 @@ def check(json: Json = False) -> None:
 
 
 @app.command()
-def feed(streams: StreamsArgument = None, watch: Watch = False, json: Json = False) -> None:
+def feed(
+    streams: StreamsArgument = None,
+    reconcile: Annotated[
+        bool, typer.Option("--reconcile", help="List everything that landed, not only the newest days.")
+    ] = False,
+    watch: Watch = False,
+    json: Json = False,
+) -> None:
     """Load every pending file into its stream's models."""
     from lakeward import rounds
 
-    _go(lambda project, *rest: rounds.feed(_chosen(project, streams), project, *rest), watch=watch, json=json)
+    def once(project: Project, tools: Tools, rest: Rest) -> rounds.Outcome:
+        return rounds.feed(_chosen(project, streams), project, tools, rest, reconcile=reconcile)
+
+    _go(once, watch=watch, json=json)
 
 
 @app.command()
@@ -231,6 +243,57 @@ def refresh(stream: StreamArgument, json: Json = False) -> None:
         console.out.print(escape(f"{result.model}: {told}"), soft_wrap=True)
     if any(result.error for result in results):
         raise typer.Exit(1)
+
+
+@app.command()
+def replay(
+    stream: StreamArgument,
+    since: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="The first day (UTC) to load again.")],
+) -> None:
+    """Make a stream's applied files pending again from a day on; the next feed loads them."""
+    from lakeward.replay import replay as replay_files
+
+    project = open_project(Path.cwd(), parse=False)
+    (chosen,) = _chosen(project, [stream])
+    with open_lake(project.settings) as lake:
+        assert lake is not None
+        set_up(lake, [])
+        count = replay_files(chosen, project.manifest.of_stream(chosen.tag), since.date(), Ledger(lake))
+    console.out.print(f"{count:,} files pending again; lakeward feed {stream} loads them", soft_wrap=True)
+
+
+@app.command()
+def maintain(json: Json = False) -> None:
+    """Take away what killed processes left: old tables, and data files a day old that no snapshot knows."""
+    from lakeward.maintenance import maintain as maintain_lake
+
+    project = open_project(Path.cwd(), parse=False)
+    with open_lake(project.settings) as lake:
+        assert lake is not None
+        deleted = maintain_lake(project.manifest, lake)
+    if json:
+        console.print_json({"deleted": deleted})
+    else:
+        console.out.print(f"{len(deleted):,} files deleted", soft_wrap=True)
+
+
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(help="Of the web page, on 127.0.0.1.")] = 3000,
+) -> None:
+    """Run Dagster on the lake: feeds what lands, builds the marts, shows both on a web page."""
+    from lakeward.up import up as serve
+
+    def ready(url: str) -> None:
+        console.out.print(f"ready: {url}  (Ctrl-C stops it)", soft_wrap=True)
+
+    settings = load_settings(find_project(Path.cwd()))
+    console.err.print("starting Dagster")
+    try:
+        raise typer.Exit(serve(settings, port, ready))
+    except KeyboardInterrupt:
+        console.err.print("stopped; what was loaded is recorded, the rest is pending")
+        raise typer.Exit(130) from None
 
 
 @app.command()

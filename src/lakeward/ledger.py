@@ -7,7 +7,7 @@ others' commits fail. meta.py has the tables, reading.py reads them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import TYPE_CHECKING
 
 from lakeward.meta import META, retry
@@ -81,6 +81,27 @@ class Ledger:
         )
         return released
 
+    def replay(self, stream: Stream, models: Sequence[str], since: date) -> int:
+        """Make the files applied from that partition on pending again for the models; returns how many."""
+        chosen = {"source": stream.source, "stream": stream.name, "models": models, "since": since}
+        ((count,),) = self._lake.query(
+            f"""
+            select count(distinct path) from {META}.feeder_files
+            where source = $source and stream = $stream and model in $models
+                and status = 'applied' and partition_date >= $since""",
+            chosen,
+        )
+        if count:
+            self._append(
+                "feeder_log",
+                "by name select source, stream, model, build, 'replayed' as event, path, etag, size, "
+                "partition_date, generation, rows, extracted_at, now() as logged_at "
+                f"from {META}.feeder_files where source = $source and stream = $stream "
+                "and model in $models and status = 'applied' and partition_date >= $since",
+                chosen,
+            )
+        return int(count)
+
     def files(self, stream: Stream) -> list[dict[str, object]]:
         """The stream's rows of the view `feeder_files`, as records. Read-only."""
         rows = self._lake.query(
@@ -88,6 +109,16 @@ class Ledger:
             [stream.source, stream.name],
         )
         return [dict(zip(FILE_COLUMNS, row, strict=True)) for row in rows]
+
+    def applied(self, stream: Stream, since: datetime) -> dict[str, tuple[int, int, int]]:
+        """Files, rows and bytes applied to each model since then, by the feeders' clocks. Read-only."""
+        rows = self._lake.query(
+            f"""
+            select model, count(*), sum(rows)::bigint, sum(size)::bigint from {META}.feeder_log
+            where source = ? and stream = ? and event = 'applied' and logged_at >= ? group by model""",
+            [stream.source, stream.name, since],
+        )
+        return {model: (files, count, size) for model, files, count, size in rows}
 
     def record_listing(self, stream: Stream) -> None:
         """Everything that had landed was found: until `reconcile_after_hours`, listings may be partial."""

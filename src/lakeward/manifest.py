@@ -51,6 +51,9 @@ class Model:
     hooks: str
     code: str  # dbt's checksum of the SQL file
     raw_code: str
+    description: str
+    columns: tuple[tuple[str, str | None, str], ...]  # documented ones: name, data_type if given, description
+    owners: tuple[str, ...]
 
     @property
     def stream_tags(self) -> tuple[str, ...]:
@@ -81,8 +84,17 @@ class Model:
 
 
 @dataclass(frozen=True)
+class DataTest:
+    """One of dbt's data tests, and the models it reads."""
+
+    name: str
+    models: tuple[str, ...]  # unique ids; the one it was written at comes first
+
+
+@dataclass(frozen=True)
 class Manifest:
     models: tuple[Model, ...]
+    tests: tuple[DataTest, ...] = ()
 
     def of_stream(self, tag: str) -> list[Model]:
         """What `dbt run --select tag:{source}__{stream}` would run."""
@@ -151,7 +163,8 @@ def read_manifest(project_dir: Path) -> Manifest:
     path = manifest_path(project_dir)
     try:
         raw = msgpack.unpackb(path.read_bytes(), strict_map_key=False)  # type: ignore[no-untyped-call, attr-defined]
-        return Manifest(tuple(_models(raw["nodes"].values())))
+        nodes, owners = raw["nodes"].values(), _owners(raw["groups"].values())
+        return Manifest(tuple(_models(nodes, owners)), tuple(_tests(nodes)))
     except FileNotFoundError:
         raise ConfigError(
             f"{project_dir} has no manifest yet", hint=f"cd {project_dir.name} && dbt parse"
@@ -160,7 +173,7 @@ def read_manifest(project_dir: Path) -> Manifest:
         raise ConfigError(f"{path}: cannot be read: {error}", hint="delete it and run dbt parse") from error
 
 
-def _models(nodes: Iterable[dict[str, Any]]) -> Iterator[Model]:
+def _models(nodes: Iterable[dict[str, Any]], owners: dict[str, tuple[str, ...]]) -> Iterator[Model]:
     for node in nodes:
         if node["resource_type"] == "model":
             config = node["config"]
@@ -179,7 +192,26 @@ def _models(nodes: Iterable[dict[str, Any]]) -> Iterator[Model]:
                 hooks=str([config.get("pre-hook"), config.get("post-hook")]),
                 code=node["checksum"]["checksum"],
                 raw_code=node["raw_code"],
+                description=node["description"],
+                columns=tuple(
+                    (column["name"], column["data_type"], column["description"])
+                    for column in node["columns"].values()
+                ),
+                owners=owners.get(config.get("group") or "", ()),
             )
+
+
+def _tests(nodes: Iterable[dict[str, Any]]) -> Iterator[DataTest]:
+    for node in nodes:
+        if node["resource_type"] == "test":
+            others = (name for name in node["depends_on"]["nodes"] if name != node.get("attached_node"))
+            models = tuple(name for name in (node.get("attached_node"), *others) if name is not None)
+            yield DataTest(node["name"], models)
+
+
+def _owners(groups: Iterable[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
+    """The e-mail address of each dbt group's owner."""
+    return {group["name"]: tuple(filter(None, [(group.get("owner") or {}).get("email")])) for group in groups}
 
 
 def _as_tuple(value: str | list[str] | None) -> tuple[str, ...]:

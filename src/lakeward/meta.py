@@ -22,8 +22,9 @@ META = f"{LAKE}.meta"
 FENCES = f"{LAKE}.fences"
 
 _TABLES = {
-    # event: built (a model's new life began) | applied | quarantined | released | failed | recovered; of a
-    #        stream, with no model: listed (all that had landed was found, and loaded) | announced (a refresh)
+    # event: built (a model's new life began) | applied | quarantined | released | failed | recovered |
+    #        replayed (applied, and to be applied again); of a stream, with no model: listed (all that had
+    #        landed was found, and loaded) | announced (a refresh)
     "feeder_log": """
         source varchar, stream varchar, model varchar, build bigint, event varchar,
         path varchar, etag varchar, size bigint, partition_date date, generation bigint,
@@ -40,17 +41,20 @@ _TABLES = {
 # rowid follows commit order, clocks of several machines do not.
 _VIEWS = {
     "feeder_files": f"""
-        select source, stream, model, build, path, etag, size, partition_date, generation, event as status,
+        select source, stream, model, build, path, etag, size, partition_date, generation,
+               case event when 'replayed' then 'released' else event end as status,
                rows, extracted_at, batch_id, code, error, logged_at
         from (
             select *, rowid as position,
                    max(build) over (partition by source, stream, model) as current_build,
                    max(rowid) filter (event = 'applied')
-                       over (partition by source, stream, model, path) as last_applied
+                       over (partition by source, stream, model, path) as last_applied,
+                   max(rowid) filter (event = 'replayed')
+                       over (partition by source, stream, model, path, etag) as last_replayed
             from {META}.feeder_log
         )
-        where (event = 'applied' and build = current_build)
-           or (event in ('quarantined', 'released') and position > coalesce(last_applied, -1))
+        where (event = 'applied' and build = current_build and position > coalesce(last_replayed, -1))
+           or (event in ('quarantined', 'released', 'replayed') and position > coalesce(last_applied, -1))
         qualify row_number() over (
             partition by source, stream, model, path, etag order by event = 'applied' desc, position desc
         ) = 1""",

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,12 +33,12 @@ class Project:
     manifest: Manifest
     is_fresh: bool  # is it made from the files as they were when the project was opened?
     parse_error: str | None = None
-    stream_errors: tuple[str, ...] = ()
+    broken_streams: Mapping[Path, ConfigError] = field(default_factory=dict)
 
     @property
     def problems(self) -> list[str]:
         parsing = [f"the project does not parse: {self.parse_error}"] if self.parse_error else []
-        return [*self.stream_errors, *parsing]
+        return [*map(str, self.broken_streams.values()), *parsing]
 
 
 def open_project(start: Path, *, parse: bool = True) -> Project:
@@ -59,7 +59,7 @@ def open_project(start: Path, *, parse: bool = True) -> Project:
             raise ConfigError(problem or "dbt parse left no manifest", hint="dbt parse shows more")
     manifest = manifest or Manifest(())
     made = problem is None if parse else fresh
-    return Project(settings, streams, manifest, made, problem, tuple(str(error) for error in errors))
+    return Project(settings, streams, manifest, made, problem, errors)
 
 
 def _parse(settings: Settings) -> str | None:

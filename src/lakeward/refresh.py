@@ -64,7 +64,11 @@ def _refresh(stream: Stream, model: Model, tools: Tools) -> Refreshed:
                 fence = _fence(stream, model, tools)
                 _build(stream, beside, own)
                 with own.transform() as transform:
-                    failures = transform.test([beside])
+                    failures = [
+                        f"{found.test}: {found.error}"
+                        for found in transform.test([beside.node])
+                        if found.error is not None and not found.is_warning
+                    ]
                 if failures:
                     raise TransformError(f"its tests fail on the new table: {'; '.join(failures)}")
                 _swap(stream, model, beside, fence, tools)

@@ -102,7 +102,9 @@ def repeat(once: Round, *, watch: bool, json: bool) -> bool:
             time.sleep(_WATCH_SECONDS)
 
 
-def feed(streams: Sequence[Stream], project: Project, tools: Tools, rest: Rest) -> Outcome:
+def feed(
+    streams: Sequence[Stream], project: Project, tools: Tools, rest: Rest, *, reconcile: bool = False
+) -> Outcome:
     """Feed the streams; what each found out is said on stderr as it finishes."""
     jobs = [(stream, project.manifest.of_stream(stream.tag)) for stream in streams]
     tasks: dict[str, object] = {}
@@ -113,7 +115,7 @@ def feed(streams: Sequence[Stream], project: Project, tools: Tools, rest: Rest) 
         return rest.is_over(stream.id, tasks[stream.id])
 
     with console.err.status("feeding"):
-        for report in feed_all(jobs, tools, is_awake):
+        for report in feed_all(jobs, tools, is_awake, reconcile=reconcile):
             reports.append(report)
             rest.note(report.stream, tasks.get(report.stream), failed=report.failed)
             for line in console.report_lines(report):

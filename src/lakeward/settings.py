@@ -98,6 +98,11 @@ class Settings(BaseModel):
         return self.root / ".lake"
 
 
+def inherited() -> dict[str, str]:
+    """The environment as it is, for a program we start."""
+    return dict(os.environ)
+
+
 def find_project(start: Path) -> Path:
     """The dbt project of the lake that `start` lies in: works from the lake's root and from inside it."""
     for folder in (start, *start.parents):

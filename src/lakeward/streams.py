@@ -126,14 +126,14 @@ class Stream:
         }
 
 
-def load_streams(project_dir: Path) -> tuple[list[Stream], list[ConfigError]]:
+def load_streams(project_dir: Path) -> tuple[list[Stream], dict[Path, ConfigError]]:
     """Every stream, in path order, and what is wrong with the files that name none."""
-    streams, errors = [], []
+    streams, errors = [], {}
     for path in stream_files(project_dir):
         try:
             streams.append(load_stream(path))
         except ConfigError as error:
-            errors.append(error)
+            errors[path] = error
     return streams, errors
 
 

@@ -55,6 +55,15 @@ class ModelResult:
     error: LakewardError | None
 
 
+@dataclass(frozen=True)
+class Tested:
+    """One data test. error: what it found, in dbt's words; as a warning where its severity says so."""
+
+    test: str
+    error: str | None
+    is_warning: bool
+
+
 class Transform:
     """Runs models of one project. Use as a context manager: leaving closes dbt's connection."""
 
@@ -100,15 +109,18 @@ class Transform:
         with handing_over(self._settings, {}):
             return self._run(models, ["--select", *_names(models), *flags])
 
-    def test(self, models: Sequence[Model]) -> list[str]:
-        """`dbt test --select {models}`, data tests only. Returns what failed, a line each."""
+    def test(self, nodes: Sequence[str]) -> list[Tested]:
+        """`dbt test --select {nodes}`: models or data tests; unit tests are not run."""
         with handing_over(self._settings, {}):
-            arguments = ["test", "--select", *_names(models), "--exclude-resource-type", "unit_test"]
+            arguments = ["test", "--select", *nodes, "--exclude-resource-type", "unit_test"]
             results = self._invoke(arguments, own_target=True)
         return [
-            f"{item.node.name}: {_told(str(item.message))}"
+            Tested(
+                item.node.name,
+                None if item.status == TestStatus.Pass else _told(str(item.message)),
+                is_warning=item.status == TestStatus.Warn,
+            )
             for item in results
-            if item.status in (TestStatus.Fail, TestStatus.Error)
         ]
 
     def _run(self, models: Sequence[Model], arguments: list[str]) -> list[ModelResult]:

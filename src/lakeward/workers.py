@@ -30,12 +30,17 @@ _progress: Connection[Progress | None, Any]
 
 
 def feed_all(
-    jobs: Sequence[Job], tools: Tools, is_awake: Callable[[Stream, Found], bool] = lambda *_: True
+    jobs: Sequence[Job],
+    tools: Tools,
+    is_awake: Callable[[Stream, Found], bool] = lambda *_: True,
+    *,
+    reconcile: bool = False,
 ) -> Iterator[FeedReport]:
     """Feed what is due of every stream; reports come as streams finish, also for those with nothing to do.
 
     A stream without a model is an error in its own report and keeps no other from being fed. One that is
     not awake, given what is pending for it, is left alone and has no report.
+    reconcile: list everything that landed, also where the newest days would do.
     """
     ready = []
     for stream, models in jobs:
@@ -43,7 +48,7 @@ def feed_all(
             ready.append((stream, models))
         else:
             yield _failed(stream, _no_model(stream))
-    found = pending(ready, tools)
+    found = pending(ready, tools, bounds={stream.id: None for stream, _ in ready} if reconcile else None)
     due = []
     for stream, models in ready:
         known = found[stream.id]

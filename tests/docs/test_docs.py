@@ -41,6 +41,7 @@ NOT_RUN = {
     "make test-all": "takes an hour",
     ".venv/bin/pytest": "runs these very tests",
     "git ": "needs your repository and its remote",
+    "lakeward up": "never ends: tests/functional/test_dagster.py runs it",
     "lakeward feed --watch": "never ends: the fixture runs it while everything else here runs",
 }
 

@@ -1,0 +1,175 @@
+"""The lake as Dagster sees it, a tick, a run, all in this process; test_dagster.py has the daemon."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg  # noqa: TID253
+import pytest
+
+from lakeward.definitions import build_definitions  # noqa: TID253
+from tests.scratch import REPOSITORY, ScratchLake
+
+WORDS = """
+{{ config(tags=['enriched'], materialized='table') }}
+select item_id, word from {{ ref('int_shop__items') }}
+"""
+
+
+@pytest.fixture
+def items(lake: ScratchLake) -> ScratchLake:
+    lake.add_stream("shop/items", config={"target_lag": "2d"})
+    lake.write("dag/enriched/words/fct_words.sql", WORDS)
+    return lake
+
+
+def tick(lake: ScratchLake, instance: dg.DagsterInstance, cursor: str | None = None) -> Any:
+    definitions = build_definitions(lake.root)
+    sensor = definitions.resolve_sensor_def("landing")
+    context = dg.build_sensor_context(
+        instance, cursor, repository_def=definitions.get_repository_def(), sensor_name="landing"
+    )
+    return sensor.evaluate_tick(context)
+
+
+def materialize(lake: ScratchLake, instance: dg.DagsterInstance, *keys: str) -> dg.ExecuteInProcessResult:
+    definitions = build_definitions(lake.root)
+    job = definitions.resolve_implicit_global_asset_job_def()
+    return job.execute_in_process(
+        instance=instance, asset_selection=[dg.AssetKey(key) for key in keys], raise_on_error=False
+    )
+
+
+def test_the_shipped_lake_is_a_graph_from_landing_to_mart() -> None:
+    graph = build_definitions(REPOSITORY / "orchestration").resolve_asset_graph()
+
+    def above(name: str) -> set[str]:
+        return {key.to_user_string() for key in graph.get(dg.AssetKey(name)).parent_keys}
+
+    assert above("fct_sales") == {"int_shopify__orders", "int_shopify__order_refunds"}
+    assert above("int_shopify__orders") == {"shopify_orders"}
+    assert above("shopify_orders") == {"landing/shopify/orders"}
+    orders = graph.get(dg.AssetKey("int_shopify__orders"))
+    assert orders.group_name == "shopify"
+    assert "one row per order" in (orders.description or "").lower()
+    assert "read_parquet" in (orders.description or "")
+    columns = orders.metadata["dagster/column_schema"].columns
+    assert any(column.name == "order_id" and column.description for column in columns)
+    assert graph.get(dg.AssetKey("fct_sales")).group_name == "sales"
+    checks = {
+        key.name for key in graph.asset_check_keys if key.asset_key == dg.AssetKey("int_shopify__orders")
+    }
+    assert {"unique_int_shopify__orders_order_id", "not_null_int_shopify__orders_order_id"} <= checks
+
+
+def test_a_tick_asks_for_what_is_pending_and_a_run_feeds_it(items: ScratchLake) -> None:
+    items.land("shop/items", 1, "a.parquet", range(5))
+    with dg.instance_for_test() as instance:
+        (request,) = tick(items, instance).run_requests
+        assert request.run_key is None
+        assert request.tags["lakeward/stream"] == "shop/items"
+        assert request.tags["lakeward/files"] == "1"
+        done = materialize(items, instance, *(key.to_user_string() for key in request.asset_selection))
+        assert done.success
+        (event,) = done.asset_materializations_for_node("feed_shop__items")[1:]
+        numbers = {name: value.value for name, value in event.metadata.items()}
+        assert (numbers["files"], numbers["rows"], numbers["dagster/row_count"]) == (1, 5, 5)
+        (check,) = done.get_asset_check_evaluations()
+        assert check.passed
+        again = tick(items, instance)
+        assert not again.run_requests
+        assert not again.asset_events, "what Dagster fed itself is no news"
+
+
+def test_newer_rows_count_as_replaced(items: ScratchLake) -> None:
+    items.land("shop/items", 1, "a.parquet", range(5))
+    items.land("shop/items", 2, "b.parquet", range(3, 8))
+    with dg.instance_for_test() as instance:
+        done = materialize(items, instance, "shop_items", "int_shop__items")
+        event = done.asset_materializations_for_node("feed_shop__items")[1]
+        assert event.metadata["rows_replaced"].value == 2
+
+
+def test_a_run_with_nothing_to_do_says_nothing_new(items: ScratchLake) -> None:
+    with dg.instance_for_test() as instance:
+        done = materialize(items, instance, "shop_items", "int_shop__items")
+        assert done.success
+        assert not done.asset_materializations_for_node("feed_shop__items")
+
+
+def test_what_was_fed_elsewhere_is_told_once(items: ScratchLake) -> None:
+    items.land("shop/items", 1, "a.parquet", range(5))
+    items.feed()
+    with dg.instance_for_test() as instance:
+        first = tick(items, instance)
+        assert [event.asset_key.to_user_string() for event in first.asset_events] == ["int_shop__items"]
+        assert not tick(items, instance, first.cursor).asset_events
+
+
+def test_a_quarantined_file_fails_the_check_and_not_the_run(items: ScratchLake) -> None:
+    items.land("shop/items", 1, "a.parquet", range(5)).with_name("b.parquet").write_bytes(b"no Parquet")
+    with dg.instance_for_test() as instance:
+        done = materialize(items, instance, "shop_items", "int_shop__items")
+        assert done.success
+        (check,) = done.get_asset_check_evaluations()
+        assert not check.passed
+        assert "b.parquet" in (check.description or "")
+
+
+def test_a_failed_feed_fails_the_run_with_the_command_lines_words_and_rests(items: ScratchLake) -> None:
+    model = items.project_dir / "dag/processed/shop/int_shop__items.sql"
+    model.write_text(model.read_text().replace("as word,", "as word,\n    nothing,"))
+    items.land("shop/items", 1, "a.parquet", range(5))
+    with dg.instance_for_test() as instance:
+        (request,) = tick(items, instance).run_requests
+        definitions = build_definitions(items.root)
+        done = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=instance,
+            asset_selection=[*request.asset_selection],
+            raise_on_error=False,
+            tags=request.tags,
+        )
+        assert not done.success
+        failure = done.failure_data_for_node("feed_shop__items")
+        assert failure is not None
+        assert failure.user_failure_data is not None
+        assert "int_shop__items" in (failure.user_failure_data.description or "")
+        assert not tick(items, instance).run_requests, "it rests"
+        items.land("shop/items", 2, "b.parquet", range(5))
+        assert tick(items, instance).run_requests, "until a file comes"
+
+
+def test_marts_are_built_and_a_failed_one_is_red(items: ScratchLake) -> None:
+    items.land("shop/items", 1, "a.parquet", range(5))
+    items.feed()
+    with dg.instance_for_test() as instance:
+        assert materialize(items, instance, "fct_words").success
+        assert items.query("select count(*) from fct_words") == [(5,)]
+        items.write("dag/enriched/words/fct_words.sql", WORDS.replace("word ", "nothing "))
+        assert not materialize(items, instance, "fct_words").success
+        assert "fct_words: its last build failed" in items.cli("status", check=False).stdout
+
+
+def test_a_broken_stream_file_is_an_asset_that_says_so(items: ScratchLake) -> None:
+    items.write("dag/streams/shop/broken.json", "{")
+    graph = build_definitions(items.root).resolve_asset_graph()
+    assert "broken.json: not JSON" in (graph.get(dg.AssetKey("shop_broken")).description or "")
+    assert dg.AssetKey("shop_items") in graph.get_all_asset_keys()
+
+
+def test_a_project_that_never_parsed_still_loads(items: ScratchLake) -> None:
+    items.write("dag/enriched/words/fct_words.sql", "{{ ref(")
+    graph = build_definitions(items.root).resolve_asset_graph()
+    assert dg.AssetKey("shop_items") in graph.get_all_asset_keys()
+
+
+def test_the_job_replays_a_stream_from_a_day_on(items: ScratchLake) -> None:
+    for day in (1, 2, 3):
+        items.land("shop/items", day, "a.parquet", range(day))
+    items.feed()
+    config = {"ops": {"make_pending_again": {"config": {"stream": "shop/items", "since": "2026-11-02"}}}}
+    with dg.instance_for_test() as instance:
+        job = build_definitions(items.root).resolve_job_def("replay")
+        assert job.execute_in_process(instance=instance, run_config=config).success
+    assert items.feed()["shop/items"].files == 2
+    assert items.query("select count(*), count(distinct item_id) from int_shop__items") == [(3, 3)]
