@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
 from typing import Any
 
 import dagster as dg  # noqa: TID253
@@ -173,3 +176,22 @@ def test_the_job_replays_a_stream_from_a_day_on(items: ScratchLake) -> None:
         assert job.execute_in_process(instance=instance, run_config=config).success
     assert items.feed()["shop/items"].files == 2
     assert items.query("select count(*), count(distinct item_id) from int_shop__items") == [(3, 3)]
+
+
+def test_a_defs_yaml_may_name_the_lake_as_a_component(
+    items: ScratchLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = '[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "acme"\n'
+    (tmp_path / "pyproject.toml").write_text(settings)
+    folder = tmp_path / "acme" / "defs" / "lake"
+    folder.mkdir(parents=True)
+    for package in (folder.parent.parent, folder.parent):
+        (package / "__init__.py").touch()
+    component = {
+        "type": "lakeward.LakeComponent",
+        "attributes": {"lake": os.path.relpath(items.root, folder)},
+    }
+    (folder / "defs.yaml").write_text(json.dumps(component))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    graph = dg.load_from_defs_folder(path_within_project=tmp_path).resolve_asset_graph()
+    assert dg.AssetKey("shop_items") in graph.get_all_asset_keys()

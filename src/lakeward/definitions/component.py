@@ -1,7 +1,5 @@
 """The lake as a component, for a `defs.yaml` of a Dagster project (docs.dagster.io, Components)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import dagster as dg

@@ -1,0 +1,86 @@
+"""replay, maintain and feed --reconcile, as typed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from lakeward.project import open_tools
+from lakeward.workers import feed_all
+from tests.scratch import APPEND, ScratchLake
+
+
+@pytest.fixture
+def items(lake: ScratchLake) -> ScratchLake:
+    lake.add_stream("shop/items")
+    for day in (1, 2, 3):
+        lake.land("shop/items", day, "a.parquet", range(day))
+    lake.cli("feed")
+    return lake
+
+
+def test_a_replay_loads_the_files_from_a_day_on_once_more(items: ScratchLake) -> None:
+    said = items.cli("replay", "shop/items", "--since", "2026-11-02")
+    assert "2 files pending again" in said.stdout
+    assert "fed 2 files" in items.cli("feed").stdout
+    assert "nothing pending" in items.cli("feed").stdout
+    assert items.query("select count(*), count(distinct item_id) from int_shop__items") == [(3, 3)]
+
+
+def test_a_replayed_file_that_no_longer_loads_is_quarantined(items: ScratchLake) -> None:
+    items.cli("replay", "shop/items", "--since", "2026-11-03")
+    (path,) = items.landing.rglob("day=03/a.parquet")
+    path.write_bytes(b"no Parquet")
+    items.cli("feed")
+    assert items.query("select count(*) from meta.feeder_files where status = 'quarantined'") == [(1,)]
+
+
+def test_a_replay_that_would_double_rows_is_refused(items: ScratchLake) -> None:
+    items.add_stream("shop/log", model=APPEND)
+    items.land("shop/log", 1, "a.parquet", range(3))
+    items.cli("feed")
+    done = items.cli("replay", "shop/log", "--since", "2026-11-01", check=False)
+    assert done.returncode == 2
+    assert "int_shop__log has no unique_key" in done.stderr
+
+
+def test_a_replay_of_nothing_is_an_error(items: ScratchLake) -> None:
+    done = items.cli("replay", "shop/items", "--since", "2027-01-01", check=False)
+    assert done.returncode == 1
+    assert "shop/items has applied no file since 2027-01-01" in done.stderr
+
+
+def test_maintain_deletes_old_files_that_no_snapshot_knows_and_no_others(items: ScratchLake) -> None:
+    def files(root: Path) -> set[Path]:
+        return set(root.rglob("*.parquet"))
+
+    data = items.root / ".lake" / "data"
+    known, landed = files(data), files(items.landing)
+    for name, age in (("old", 2 * 86_400), ("new", 0)):
+        orphan = min(known).with_name(f"{name}.parquet")
+        shutil.copy(min(known), orphan)
+        os.utime(orphan, (time.time() - age,) * 2)
+    assert "1 files deleted" in items.cli("maintain").stdout
+    assert {path.name for path in files(data) - known} == {"new.parquet"}
+    assert files(items.landing) == landed
+    assert items.query("select count(*) from int_shop__items") == [(3,)]
+
+
+def test_reconciling_finds_what_a_listing_of_the_newest_days_would_not(
+    items: ScratchLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lakeward.reading.LIST_ALL_UP_TO", 0)
+    for day in (20, 21):
+        items.land("shop/items", day, "b.parquet", range(day))
+    items.feed()
+    items.land("shop/items", 4, "late.parquet", range(30))
+    assert items.feed()["shop/items"].files == 0
+    project = items.project()
+    with open_tools(project.settings, lambda _: None) as tools:
+        jobs = [(stream, project.manifest.of_stream(stream.tag)) for stream in project.streams]
+        (report,) = feed_all(jobs, tools, reconcile=True)
+    assert report.files == 1
