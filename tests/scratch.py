@@ -113,8 +113,7 @@ class ScratchLake:
         said: list[Progress] = []
         with open_tools(project.settings, said.append) as tools:
             chosen = [stream for stream in project.streams if not streams or stream.id in streams]
-            jobs = [(stream, project.manifest.of_stream(stream.tag)) for stream in chosen]
-            return {report.stream: report for report in feed_all(jobs, tools)}
+            return {report.stream: report for report in feed_all(project.manifest.jobs(chosen), tools)}
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         with open_lake(self.project().settings, read_only=True) as lake:

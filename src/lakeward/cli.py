@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib.metadata
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -205,12 +207,8 @@ def quarantine_retry(
     paths: Annotated[list[str] | None, typer.Argument(help="Default: all of the stream.")] = None,
 ) -> None:
     """Make quarantined files pending again; the next feed tries them."""
-    project = open_project(Path.cwd(), parse=False)
-    (chosen,) = _chosen(project, [stream])
-    with open_lake(project.settings) as lake:
-        assert lake is not None
-        set_up(lake, [])
-        released = Ledger(lake).release(chosen, paths)
+    with _ledger_of(stream) as (_, chosen, ledger):
+        released = ledger.release(chosen, paths)
     missing = [path for path in paths or [] if path not in released]
     if missing or not released:
         what = ", ".join(missing) or f"{stream} has no quarantined file"
@@ -253,12 +251,8 @@ def replay(
     """Make a stream's applied files pending again from a day on; the next feed loads them."""
     from lakeward.replay import replay as replay_files
 
-    project = open_project(Path.cwd(), parse=False)
-    (chosen,) = _chosen(project, [stream])
-    with open_lake(project.settings) as lake:
-        assert lake is not None
-        set_up(lake, [])
-        count = replay_files(chosen, project.manifest.of_stream(chosen.tag), since.date(), Ledger(lake))
+    with _ledger_of(stream) as (project, chosen, ledger):
+        count = replay_files(chosen, project.manifest.of_stream(chosen.tag), since.date(), ledger)
     console.out.print(f"{count:,} files pending again; lakeward feed {stream} loads them", soft_wrap=True)
 
 
@@ -337,6 +331,17 @@ def _go(once: Round, *, watch: bool, json: bool) -> None:
         console.err.print("interrupted; what was loaded is recorded, the rest is pending")
         raise typer.Exit(130) from None
     raise typer.Exit(0 if good else 1)
+
+
+@contextmanager
+def _ledger_of(stream: str) -> Iterator[tuple[Project, Stream, Ledger]]:
+    """To write events of one stream without a feed."""
+    project = open_project(Path.cwd(), parse=False)
+    (chosen,) = _chosen(project, [stream])
+    with open_lake(project.settings) as lake:
+        assert lake is not None  # only a read-only lake can be absent
+        set_up(lake, [])
+        yield project, chosen, Ledger(lake)
 
 
 def _chosen(project: Project, names: list[str] | None) -> list[Stream]:

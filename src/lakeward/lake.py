@@ -88,13 +88,20 @@ def attach_statements(settings: Settings) -> list[str]:
 
     The embedded catalog answers only while some lakeward process keeps it running.
     """
+    with running_catalog(settings) as catalog:
+        statements = list(_connecting(settings, catalog))
+    return [*statements, f"attach 'ducklake:{CATALOG_SECRET}' as {LAKE} (read_only)", f"use {LAKE}"]
+
+
+@contextmanager
+def running_catalog(settings: Settings) -> Iterator[EmbeddedCatalog | None]:
+    """Hold the embedded server open, so that nobody has to start it meanwhile; None where there is none."""
     catalog = EmbeddedCatalog(settings.state_dir).open() if settings.catalog_url is None else None
     try:
-        statements = list(_connecting(settings, catalog))
+        yield catalog
     finally:
         if catalog is not None:
             catalog.close()
-    return [*statements, f"attach 'ducklake:{CATALOG_SECRET}' as {LAKE} (read_only)", f"use {LAKE}"]
 
 
 def _connecting(settings: Settings, catalog: EmbeddedCatalog | None) -> Iterator[str]:

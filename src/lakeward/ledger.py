@@ -62,45 +62,28 @@ class Ledger:
         self, stream: Stream, paths: Sequence[str] | None = None, *, model: str | None = None
     ) -> list[str]:
         """Make quarantined files (all, or those named, of all models or one) pending again; returns paths."""
-        rows = self._lake.query(
-            f"select distinct path from {META}.feeder_files "
-            "where source = $source and stream = $stream and status = 'quarantined' "
-            "and ($model is null or model = $model) order by path",
-            {"source": stream.source, "stream": stream.name, "model": model},
-        )
-        released = [path for (path,) in rows if paths is None or path in paths]
-        if not released:
-            return []
-        self._append(
-            "feeder_log",
-            "by name select source, stream, model, build, 'released' as event, path, etag, size, "
-            f"partition_date, generation, rows, extracted_at, now() as logged_at from {META}.feeder_files "
-            "where source = $source and stream = $stream and status = 'quarantined' and path in $paths "
-            "and ($model is null or model = $model)",
-            {"source": stream.source, "stream": stream.name, "paths": released, "model": model},
-        )
-        return released
+        wanted = "status = 'quarantined' and ($model is null or model = $model)"
+        if paths is not None:
+            return self._reopen("released", stream, f"{wanted} and path in $paths", model=model, paths=paths)
+        return self._reopen("released", stream, wanted, model=model)
 
-    def replay(self, stream: Stream, models: Sequence[str], since: date) -> int:
-        """Make the files applied from that partition on pending again for the models; returns how many."""
-        chosen = {"source": stream.source, "stream": stream.name, "models": models, "since": since}
-        ((count,),) = self._lake.query(
-            f"""
-            select count(distinct path) from {META}.feeder_files
-            where source = $source and stream = $stream and model in $models
-                and status = 'applied' and partition_date >= $since""",
-            chosen,
-        )
-        if count:
+    def replay(self, stream: Stream, models: Sequence[str], since: date) -> list[str]:
+        """Make the files applied from that partition on pending again for the models; returns paths."""
+        wanted = "status = 'applied' and model in $models and partition_date >= $since"
+        return self._reopen("replayed", stream, wanted, models=models, since=since)
+
+    def _reopen(self, event: str, stream: Stream, wanted: str, **parameters: object) -> list[str]:
+        parameters |= {"source": stream.source, "stream": stream.name}
+        files = f"from {META}.feeder_files where source = $source and stream = $stream and {wanted}"
+        rows = self._lake.query(f"select distinct path {files} order by path", parameters)
+        if rows:
             self._append(
                 "feeder_log",
-                "by name select source, stream, model, build, 'replayed' as event, path, etag, size, "
-                "partition_date, generation, rows, extracted_at, now() as logged_at "
-                f"from {META}.feeder_files where source = $source and stream = $stream "
-                "and model in $models and status = 'applied' and partition_date >= $since",
-                chosen,
+                f"by name select source, stream, model, build, '{event}' as event, path, etag, size, "
+                f"partition_date, generation, rows, extracted_at, now() as logged_at {files}",
+                parameters,
             )
-        return int(count)
+        return [path for (path,) in rows]
 
     def files(self, stream: Stream) -> list[dict[str, object]]:
         """The stream's rows of the view `feeder_files`, as records. Read-only."""

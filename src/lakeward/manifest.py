@@ -11,11 +11,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 
 from lakeward.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lakeward.streams import Stream
 
 _INPUTS = ("dag", "macros", "dbt_project.yml", "profiles.yml", "packages.yml")
 
@@ -99,6 +102,10 @@ class Manifest:
     def of_stream(self, tag: str) -> list[Model]:
         """What `dbt run --select tag:{source}__{stream}` would run."""
         return [model for model in self.models if tag in model.tags]
+
+    def jobs(self, streams: Iterable[Stream]) -> list[tuple[Stream, list[Model]]]:
+        """Each stream with its models."""
+        return [(stream, self.of_stream(stream.tag)) for stream in streams]
 
     def enriched(self) -> list[Model]:
         """The enriched models that leave a table or view, upstream first."""

@@ -26,9 +26,9 @@ def replay(stream: Stream, models: Sequence[Model], since: date, ledger: Ledger)
             f"{', '.join(doubled)} has no unique_key: a replay would double its rows",
             hint=f"lakeward refresh {stream.id} rebuilds it from everything landed",
         )
-    count = ledger.replay(stream, [model.name for model in models], since)
-    if not count:
+    paths = ledger.replay(stream, [model.name for model in models], since)
+    if not paths:
         raise NothingSelected(
             f"{stream.id} has applied no file since {since}", hint=f"lakeward files {stream.id}"
         )
-    return count
+    return len(paths)

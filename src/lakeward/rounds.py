@@ -39,26 +39,30 @@ class Outcome:
     record: dict[str, Any]
 
 
+def rest_after(failures: int) -> float:
+    """Seconds: 10, twice as long each time, at most ten minutes; none where nothing failed."""
+    return min(_REST_SECONDS * 2 ** min(failures - 1, 10), _REST_SECONDS_AT_MOST) if failures else 0.0
+
+
 class Rest:
-    """Who failed waits before being tried again: 10 seconds, twice as long each time, at most ten minutes.
+    """Who failed waits before being tried again.
 
     Everybody else goes on meanwhile, and so does who has something else to do than what failed.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._until: dict[str, tuple[float, float, object]] = {}  # when, after how long a rest, from what
+        self._until: dict[str, tuple[float, int, object]] = {}  # when, after how many failures, of what
 
     def is_over(self, name: str, task: object = None) -> bool:
         """task: whatever compares equal as long as there is nothing new to do."""
-        until, _, failed = self._until.get(name, (0.0, 0.0, task))
+        until, _, failed = self._until.get(name, (0.0, 0, task))
         return self._clock() >= until or failed != task
 
     def note(self, name: str, task: object = None, *, failed: bool) -> None:
         if failed:
-            _, last, _ = self._until.get(name, (0.0, _REST_SECONDS / 2, None))
-            rest = min(last * 2, _REST_SECONDS_AT_MOST)
-            self._until[name] = (self._clock() + rest, rest, task)
+            _, before, _ = self._until.get(name, (0.0, 0, None))
+            self._until[name] = (self._clock() + rest_after(before + 1), before + 1, task)
         else:
             self._until.pop(name, None)
 
@@ -106,7 +110,7 @@ def feed(
     streams: Sequence[Stream], project: Project, tools: Tools, rest: Rest, *, reconcile: bool = False
 ) -> Outcome:
     """Feed the streams; what each found out is said on stderr as it finishes."""
-    jobs = [(stream, project.manifest.of_stream(stream.tag)) for stream in streams]
+    jobs = project.manifest.jobs(streams)
     tasks: dict[str, object] = {}
     reports = []
 

@@ -92,7 +92,7 @@ def status(
     problems, is_fresh: of the project, as it was opened.
     """
     now = datetime.now(UTC)
-    jobs = [(stream, manifest.of_stream(stream.tag)) for stream in streams]
+    jobs = manifest.jobs(streams)
     readings = read(lake, feedable(jobs), settings, now, fences=False) if lake is not None else {}
     marts = plan_build(manifest, lake) if lake is not None and readings else []
     found = []

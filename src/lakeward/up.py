@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lakeward.embedded import EmbeddedCatalog
 from lakeward.errors import ConfigError, LakewardError
+from lakeward.lake import running_catalog
 from lakeward.settings import inherited
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def up(settings: Settings, port: int, ready: Callable[[str], None]) -> int:
     home = settings.state_dir / "dagster"
     home.mkdir(parents=True, exist_ok=True)
     (home / "dagster.yaml").write_text(_INSTANCE.format(workers=settings.workers))
-    with _catalog(settings), _dagster(definitions, home, port) as process:
+    with running_catalog(settings), _dagster(definitions, home, port) as process:
         url = f"http://127.0.0.1:{port}"
         _wait(process, url)
         ready(url)
@@ -70,17 +70,6 @@ def _refuse_taken(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise ConfigError(f"port {port}: {error.strerror}", hint="lakeward up --port N") from error
-
-
-@contextmanager
-def _catalog(settings: Settings) -> Iterator[None]:
-    """Hold the embedded server open, so that no tick and no run has to start it."""
-    catalog = EmbeddedCatalog(settings.state_dir).open() if settings.catalog_url is None else None
-    try:
-        yield
-    finally:
-        if catalog is not None:
-            catalog.close()
 
 
 @contextmanager

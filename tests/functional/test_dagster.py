@@ -100,43 +100,35 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     remove_catalog(lake.root)
 
 
-class serving:  # noqa: N801 - used as a context manager
-    def __init__(self, lake: ScratchLake) -> None:
-        self._lake = lake
-
-    def __enter__(self) -> Up:
-        port = free_port()
-        self._log = (self._lake.root / "up.log").open("w")
+@contextlib.contextmanager
+def serving(lake: ScratchLake) -> Iterator[Up]:
+    port, home = free_port(), lake.root / ".lake" / "dagster"
+    with (lake.root / "up.log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "lakeward", "up", "--port", str(port)],
-            cwd=self._lake.root, env=clean_environment(), stdout=subprocess.PIPE, stderr=self._log, text=True,
+            cwd=lake.root, env=clean_environment(), stdout=subprocess.PIPE, stderr=log, text=True,
         )  # fmt: skip
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line.startswith("ready: "), line
-        home = self._lake.root / ".lake" / "dagster"
-        self._up = Up(
-            self._lake, process, f"http://127.0.0.1:{port}", dg.DagsterInstance.from_config(str(home))
-        )
-        return self._up
-
-    def __exit__(self, *_: object) -> None:
-        self._up.process.send_signal(signal.SIGINT)
-        assert self._up.process.wait(60) == 130
-        self._up.instance.dispose()
-        self._log.close()
-        assert not programs_in(self._lake.root), "left behind"
-
-
-def programs_in(root: Path) -> list[str]:
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            words = (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if str(root).encode() in words and int(folder.name) != os.getpid():
-            found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            with dg.DagsterInstance.from_config(str(home)) as instance:
+                yield Up(lake, process, f"http://127.0.0.1:{port}", instance)
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert not programs_in(lake.root), "left behind"
+
+
+def programs_in(root: Path) -> dict[int, str]:
+    """Command lines by process, of all that belong to the lake but this one."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (folder / "cmdline").read_bytes()
+            if str(root).encode() in words + (folder / "environ").read_bytes():
+                found[int(folder.name)] = words.replace(b"\0", b" ").decode()
+    found.pop(os.getpid(), None)
     return found
 
 
@@ -234,13 +226,10 @@ def test_a_stream_file_that_does_not_parse_takes_no_other_down(up: Up) -> None:
 def test_a_killed_run_is_started_again_and_doubles_nothing(up: Up) -> None:
     up.lake.land("shop/items", 5, "e.parquet", range(14, 20))
     up.wait(lambda: [run for run in up.instance.get_runs() if run.status == dg.DagsterRunStatus.STARTED])
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if (
-                b"spawn_main" in (folder / "cmdline").read_bytes()
-                and str(up.lake.root).encode() in (folder / "environ").read_bytes()
-            ):
-                os.kill(int(folder.name), signal.SIGKILL)
+    for process, words in programs_in(up.lake.root).items():
+        if "spawn_main" in words:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
     up.wait(lambda: "e.parquet" in up.lake.events())
     ((rows, items),) = up.lake.query("select count(*), count(distinct item_id) from int_shop__items")
     assert rows == items

@@ -81,6 +81,5 @@ def test_reconciling_finds_what_a_listing_of_the_newest_days_would_not(
     assert items.feed()["shop/items"].files == 0
     project = items.project()
     with open_tools(project.settings, lambda _: None) as tools:
-        jobs = [(stream, project.manifest.of_stream(stream.tag)) for stream in project.streams]
-        (report,) = feed_all(jobs, tools, reconcile=True)
+        (report,) = feed_all(project.manifest.jobs(project.streams), tools, reconcile=True)
     assert report.files == 1

@@ -17,10 +17,7 @@ from lakeward.definitions.feeders import broken_feeder, feeder
 from lakeward.definitions.jobs import jobs
 from lakeward.definitions.specs import landed_spec
 from lakeward.errors import ConfigError
-from lakeward.manifest import Manifest
 from lakeward.project import Project, open_project
-from lakeward.settings import find_project, load_settings
-from lakeward.streams import load_streams
 
 
 def build_definitions(folder: str | Path) -> dg.Definitions:
@@ -48,7 +45,5 @@ def _open(folder: Path) -> Project:
     """Also of a project that dbt has never been able to parse: without models, and with its problem."""
     try:
         return open_project(folder)
-    except ConfigError as error:
-        settings = load_settings(find_project(folder))
-        streams, errors = load_streams(settings.project_dir)
-        return Project(settings, streams, Manifest(()), False, str(error), errors)
+    except ConfigError:
+        return open_project(folder, parse=False)

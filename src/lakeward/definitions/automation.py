@@ -1,9 +1,8 @@
 """When: the sensor that looks at the landing zone, and the condition that builds marts."""
 
 import hashlib
-import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import dagster as dg
@@ -16,12 +15,18 @@ from lakeward.errors import LandingError
 from lakeward.feed import Found, is_due, pending, settled
 from lakeward.manifest import Model
 from lakeward.project import Project, open_tools
+from lakeward.rounds import rest_after
 from lakeward.streams import Stream
 
 _STREAM, _PENDING = "lakeward/stream", "lakeward/pending"
-_REST_SECONDS, _REST_SECONDS_AT_MOST = 10, 600
 
-_HANDLED = dg.AutomationCondition.newly_requested() | dg.AutomationCondition.newly_updated()
+_IS = dg.AutomationCondition
+_HANDLED = _IS.newly_requested() | _IS.newly_updated()
+_READY = (
+    (~_IS.any_deps_missing()).with_label("every upstream was fed")
+    & (~_IS.any_deps_in_progress()).with_label("no upstream is being fed")
+    & ~_IS.in_progress()
+)
 
 
 def when_upstreams_are_fed() -> dg.AutomationCondition[Any]:
@@ -30,32 +35,15 @@ def when_upstreams_are_fed() -> dg.AutomationCondition[Any]:
     Dagster's eager() without its reset at the first evaluation, which keeps it from ever building a new
     mart over models that were fed before it.
     """
-    condition = dg.AutomationCondition
-    updated = (condition.newly_missing() | condition.any_deps_updated()).with_label(
-        "new, or an upstream was fed"
-    )
-    again = condition.execution_failed() & condition.cron_tick_passed("*/5 * * * *")
-    return (
-        (updated.with_label("new, or an upstream was fed") | again.with_label("its last build failed")).since(
-            _HANDLED
-        )
-        & (~condition.any_deps_missing()).with_label("every upstream was fed")
-        & (~condition.any_deps_in_progress()).with_label("no upstream is being fed")
-        & ~condition.in_progress()
-    )
+    updated = (_IS.newly_missing() | _IS.any_deps_updated()).with_label("new, or an upstream was fed")
+    again = (_IS.execution_failed() & _IS.cron_tick_passed("*/5 * * * *")).with_label("its last build failed")
+    return (updated | again).since(_HANDLED) & _READY
 
 
 def hourly_after_a_feed() -> dg.AutomationCondition[Any]:
     """Of checks that read a whole table: after an update, once an hour at most."""
-    condition = dg.AutomationCondition
-    hour = condition.missing() | condition.cron_tick_passed("0 * * * *").since(_HANDLED)
-    return (
-        condition.any_deps_updated().since(_HANDLED)
-        & hour.with_label("an hour has begun since")
-        & ~condition.any_deps_missing()
-        & ~condition.any_deps_in_progress()
-        & ~condition.in_progress()
-    )
+    hour = _IS.missing() | _IS.cron_tick_passed("0 * * * *").since(_HANDLED)
+    return _IS.any_deps_updated().since(_HANDLED) & hour.with_label("an hour has begun since") & _READY
 
 
 AUTOMATION = dg.AutomationConditionSensorDefinition(
@@ -80,7 +68,7 @@ def landing_sensor(project: Project) -> dg.SensorDefinition:
     A tick costs one reading of the ledger (four queries), one listing per stream (only of its newest days
     once it is large), one query for the unfinished runs, and one for each stream that has files pending.
     """
-    jobs = [(stream, project.manifest.of_stream(stream.tag)) for stream in project.streams]
+    jobs = project.manifest.jobs(project.streams)
 
     @dg.sensor(
         name="landing",
@@ -104,7 +92,8 @@ def landing_sensor(project: Project) -> dg.SensorDefinition:
                     due.append((stream, models, known))
                 elif known.error is None:
                     settled(stream, known, tools)
-        requests = [_request(*job) for job in due if _has_rested(*job, context.instance)]
+        asked = [_request(*job) for job in due]
+        requests = [request for request in asked if _has_rested(request, context.instance)]
         errors = [known.error for known in found.values() if known.error is not None]
         for error in errors:
             context.log.error(error)
@@ -112,13 +101,13 @@ def landing_sensor(project: Project) -> dg.SensorDefinition:
             raise LandingError("; ".join(dict.fromkeys(errors)))
         said = _said(due, len(requests), len(jobs))
         context.log.info(said)
-        told: dict[str, str] = json.loads(context.cursor or "{}")
-        events = [event for job in idle for event in _fed_elsewhere(*job, found[job[0].id], told, context)]
+        batches = _batches(found[stream.id] for stream, _ in idle)
+        digest = _digest(f"{name} {at}" for name, at in batches.items())
         return dg.SensorResult(
             run_requests=requests,
             skip_reason=None if requests else dg.SkipReason(said),
-            asset_events=events,
-            cursor=json.dumps(told),
+            asset_events=[] if digest == context.cursor else [*_fed_elsewhere(batches, context.instance)],
+            cursor=digest,
         )
 
     return landing
@@ -135,29 +124,29 @@ def _request(stream: Stream, models: Sequence[Model], known: Found) -> dg.RunReq
         asset_check_keys=[dg.AssetCheckKey(feeder_key(stream), "quarantine")],
         tags={
             _STREAM: stream.id,
-            _PENDING: _task(known),
+            _PENDING: _digest(
+                f"{file.path} {file.etag}" for file in known.files
+            ),  # equal while they are the same
             "lakeward/files": str(len(known.files)),
             "lakeward/bytes": size(sum(file.size for file in known.files)),
         },
     )
 
 
-def _has_rested(stream: Stream, _: Sequence[Model], known: Found, instance: dg.DagsterInstance) -> bool:
-    """Who failed waits 10 seconds, twice as long each time, at most ten minutes, or until a file comes."""
+def _has_rested(request: dg.RunRequest, instance: dg.DagsterInstance) -> bool:
+    """A feed that failed rests as the command line's do, or until another file is pending."""
     failures, last = 0, 0.0
-    for record in instance.get_run_records(dg.RunsFilter(tags={_STREAM: stream.id}), limit=8):
-        is_same = record.dagster_run.tags.get(_PENDING) == _task(known)
-        if record.dagster_run.status == dg.DagsterRunStatus.SUCCESS or not is_same:
+    of_stream = dg.RunsFilter(tags={_STREAM: request.tags[_STREAM]})
+    for record in instance.get_run_records(of_stream, limit=8):
+        run = record.dagster_run
+        if run.status == dg.DagsterRunStatus.SUCCESS or run.tags.get(_PENDING) != request.tags[_PENDING]:
             break
         failures, last = failures + 1, max(last, record.end_time or 0.0)
-    rest = min(_REST_SECONDS * 2 ** (failures - 1), _REST_SECONDS_AT_MOST) if failures else 0
-    return time.time() >= last + rest
+    return time.time() >= last + rest_after(failures)
 
 
-def _task(known: Found) -> str:
-    """Equal as long as the same files are pending."""
-    names = sorted(f"{file.path} {file.etag}" for file in known.files)
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
 
 
 def _said(due: Sequence[tuple[Stream, Sequence[Model], Found]], started: int, streams: int) -> str:
@@ -169,29 +158,25 @@ def _said(due: Sequence[tuple[Stream, Sequence[Model], Found]], started: int, st
     return f"{said}; {started} feeds started" + (f", {resting} rest after a failure" if resting else "")
 
 
+def _batches(found: Iterable[Found]) -> dict[str, str]:
+    """When each model was fed last."""
+    states = (state for known in found for state in known.reading.models)
+    return {state.model: state.totals.last_batch.isoformat() for state in states if state.totals.last_batch}
+
+
 def _fed_elsewhere(
-    stream: Stream,
-    models: Sequence[Model],
-    known: Found,
-    told: dict[str, str],
-    context: dg.SensorEvaluationContext,
+    batches: dict[str, str], instance: dg.DagsterInstance
 ) -> Iterator[dg.AssetMaterialization]:
     """What the command line has loaded beside Dagster, so that the marts on it are built here as well.
 
-    told: by model, the batch that Dagster knows of; brought up to date.
+    Costs a query for all, and some milliseconds per model.
     """
-    batches = {state.model: state.totals.last_batch for state in known.reading.models}
-    news = {name: at.isoformat() for name, at in batches.items() if at and told.get(name) != at.isoformat()}
-    keys = {name: dg.AssetKey(name) for name in news}
     known_of = {
         record.asset_entry.asset_key: record.asset_entry.last_materialization_record
-        for record in context.instance.get_asset_records([*keys.values()])
+        for record in instance.get_asset_records([dg.AssetKey(name) for name in batches])
     }
-    for name, at in news.items():
-        last = known_of.get(keys[name])
+    for name, at in batches.items():
+        last = known_of.get(dg.AssetKey(name))
         event = last.asset_materialization if last is not None else None
         if event is None or event.metadata.get(LAST_BATCH) != dg.TextMetadataValue(at):
-            yield dg.AssetMaterialization(
-                keys[name], description="fed beside Dagster", metadata={LAST_BATCH: at}
-            )
-        told[name] = at
+            yield dg.AssetMaterialization(name, description="fed beside Dagster", metadata={LAST_BATCH: at})

@@ -36,10 +36,11 @@ def enriched_marts(project: Project) -> list[dg.AssetsDefinition]:
             marts = [mart for mart in plan_build(manifest, tools.lake) if mart.name in wanted]
             with tools.transform() as transform:
                 errors = build(marts, manifest, transform, tools.ledger)
-        reasons = {mart.name: mart.reason or "asked for" for mart in marts}
-        for model in models:
-            if model.name in wanted and model.name not in errors:
-                yield dg.MaterializeResult(model_key(model), metadata={"reason": reasons[model.name]})
+        for mart in marts:
+            if mart.name not in errors:
+                yield dg.MaterializeResult(
+                    dg.AssetKey(mart.name), metadata={"reason": mart.reason or "asked for"}
+                )
         if errors:
             raise dg.Failure("\n".join(f"{name}: {error}" for name, error in errors.items()))
 

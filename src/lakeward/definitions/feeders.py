@@ -40,10 +40,11 @@ def feeder(stream: Stream, project: Project) -> dg.AssetsDefinition:
             began, before = datetime.now(UTC), _look(stream, models, tools)
             (report,) = feed_all([(stream, models)], tools)
             yield from _events(stream, models, report, began, before, tools)
-        for line in report_lines(report):
+        lines = report_lines(report)
+        for line in lines:
             context.log.warning(line)
         if report.failed:
-            raise dg.Failure("\n".join(report_lines(report)), allow_retries=False)
+            raise dg.Failure("\n".join(lines), allow_retries=False)
 
     return feed
 

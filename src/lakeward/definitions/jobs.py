@@ -52,9 +52,8 @@ def jobs(project: Project) -> list[dg.JobDefinition]:
 
     @dg.op(name="reconcile")
     def reconcile(context: dg.OpExecutionContext) -> None:
-        found = [(stream, project.manifest.of_stream(stream.tag)) for stream in project.streams]
         with open_tools(project.settings, lambda done: context.log.info(progress_line(done))) as tools:
-            reports = list(feed_all(found, tools, reconcile=True))
+            reports = list(feed_all(project.manifest.jobs(project.streams), tools, reconcile=True))
             context.log.info(f"{len(maintain(project.manifest, tools.lake))} orphaned files deleted")
         lines = [line for report in reports for line in report_lines(report)]
         if any(report.failed for report in reports):

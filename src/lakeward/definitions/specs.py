@@ -55,7 +55,6 @@ def processed_spec(stream: Stream, model: Model) -> dg.AssetSpec:
         deps=[feeder_key(stream)],
         group_name=stream.source,
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=lag) if lag is not None else None,
-        skippable=True,
     )
 
 
@@ -65,7 +64,6 @@ def enriched_spec(model: Model, upstream: Sequence[Model], **more: Any) -> dg.As
         model,
         deps=[model_key(other) for other in upstream],
         group_name=parts[-2] if len(parts) > 2 else "enriched",
-        skippable=True,
         **more,
     )
 
@@ -85,6 +83,7 @@ def _model_spec(model: Model, **more: Any) -> dg.AssetSpec:
         owners=model.owners,
         tags=dict.fromkeys(model.tags, ""),
         code_version=model.code,
+        skippable=True,
         metadata={
             "dagster/column_schema": column_schema(model.columns),
             "dagster/table_name": f"{LAKE}.{model.schema}.{model.name}",
