@@ -9,10 +9,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from unittest.mock import patch
 
@@ -63,15 +64,18 @@ class Lake:
 
 
 @contextmanager
-def fresh_lake(project: Path, landing: Path, scratch: Path) -> Iterator[Lake]:
+def fresh_lake(
+    project: Path, landing: Path | str, scratch: Path, credentials: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Lake]:
     """A copy of `project` over `landing`, empty, its catalog server running. At the end all is gone."""
     root = Path(tempfile.mkdtemp(prefix="lake-", dir=scratch))
     root.chmod(0o755)  # or the catalog of a root user would move to /var/lib
     shutil.copytree(project, root / "orchestration")
     manifest_path(root / "orchestration").touch()  # copied before the files that it was made from
-    settings = load_settings(root / "orchestration", {"LAKEWARD_LANDING_URL": str(landing)})
+    ours = {"LAKEWARD_LANDING_URL": str(landing), **credentials}
+    settings = load_settings(root / "orchestration", ours)
     env = {key: value for key, value in os.environ.items() if not key.startswith(("LAKEWARD_", "DBT_"))}
-    env["LAKEWARD_LANDING_URL"] = str(landing)
+    env |= ours
     try:
         with open_lake(settings) as opened:  # holds the server until everything below is done
             assert opened is not None
@@ -119,7 +123,7 @@ def lakeward_project(scratch: Path) -> Path:
     """This repository's nine streams, parsed."""
     project = scratch / "lakeward-project"
     shutil.copytree(ROOT / "orchestration", project, ignore=shutil.ignore_patterns("target", "logs"))
-    return _parsed(project)
+    return parsed(project)
 
 
 def seed_project(scratch: Path) -> Path:
@@ -129,7 +133,7 @@ def seed_project(scratch: Path) -> Path:
     shutil.copy(ROOT / "orchestration" / MODEL, project / MODEL)
     (project / "dbt_project.yml").write_text(_PROJECT)
     (project / "profiles.yml").write_text(_PROFILE)
-    return _parsed(project)
+    return parsed(project)
 
 
 def model_as_sql(files: list[str]) -> str:
@@ -141,7 +145,7 @@ def model_as_sql(files: list[str]) -> str:
     return sql
 
 
-def _parsed(project: Path) -> Path:
+def parsed(project: Path) -> Path:
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
     place = ["--project-dir", str(project), "--profiles-dir", str(project)]
     variables = ["--vars", '{"files": []}']

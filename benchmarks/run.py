@@ -14,25 +14,29 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # run as a file, not as a module
 
 from benchmarks.lakes import BIN, TABLE, Lake, fresh_lake, lakeward_project, model_as_sql, seed_project
 from benchmarks.measure import Usage, measure
+from benchmarks.runs import dagster_on, next_run
 from benchmarks.seed import BATCH
 from benchmarks.table import Round, bar, bar_in_seconds, lines, summarise
+from benchmarks.ticks import STREAMS, wide_project
 from samples.shop import land, land_orders_bulk
+from tests.scratch import S3Server, free_port
 
 _HERE = Path(__file__).parent
 _RESULTS = _HERE / "results"
 _LIMIT, _SEED, _LAKEWARD = "LIMIT", "SEED", "lakeward"
-_PARTS = ["S", "M", "commands", "demo"]
+_PARTS = ["S", "M", "commands", "demo", "ticks", "runs"]
 _DEMO, _AGAIN = "make demo", "make demo, again"
 _BARE, _STATUS, _NO_OP = "bare attach", "status", "feed, nothing to do"
 _CHECK = f"""
@@ -87,6 +91,10 @@ def main() -> None:
                 _save(name, commands(ours, scratch, rounds=3 if options.quick else 7))
             elif name == "demo":
                 _save(name, demo(projects, rounds=3))
+            elif name == "runs":
+                _save(name, runs(ours, scratch, rounds=5))
+            elif name.endswith("ticks"):
+                _save(name, ticks(projects, 10_000 if options.quick else 1_000_000, rounds=5))
             else:
                 _save(name, feeds(_SIZES[name], ours, seeds, scratch, options))
 
@@ -191,6 +199,73 @@ def demo(scratch: Path, *, rounds: int) -> dict[str, Any]:
     }
 
 
+def ticks(scratch: Path, most: int, *, rounds: int) -> dict[str, Any]:
+    """Ticks of the sensor in which nothing is new, by files in history, on a folder and on SeaweedFS."""
+    server_dir = scratch / "seaweedfs"
+    server_dir.mkdir()
+    project, before = wide_project(scratch), os.getloadavg()[0]
+    with closing(S3Server(server_dir)) as server:
+        measured: dict[str, list[Usage]] = {}
+        for files in (STREAMS, most):
+            for kind, landing, env in (
+                ("folder", str(scratch / f"landing-{files}"), {}),
+                ("S3", f"s3://{S3Server.BUCKET}/{files}", server.environment),
+            ):
+                name = f"{kind}, {files:,} files"
+                _say(f"ticks: {name}")
+                Path(landing).mkdir() if kind == "folder" else None
+                with fresh_lake(project, landing, scratch, env) as lake:
+                    measured[name] = _ticks(lake, files, rounds)
+    base, *_ = measured
+    quiet = [{name: found[number] for name, found in measured.items()} for number in range(1, rounds + 1)]
+    saved = summarise(quiet, base)
+    firsts = ", ".join(f"{name} {found[0].wall:.1f} s" for name, found in measured.items())
+    notes = [
+        f"{STREAMS:,} streams, nothing pending in any; one process a lake, as a code server",
+        f"the first tick of a process reads the whole ledger and is not counted: {firsts}",
+    ]
+    return _result("quiet ticks", base, quiet, saved, before, notes) | {
+        "bars": [bar_in_seconds(saved, name, 10) for name in measured]
+    }
+
+
+def runs(ours: Path, scratch: Path, *, rounds: int) -> dict[str, Any]:
+    """One landed file: a run under `lakeward up`, from its making to its end, against `lakeward feed`."""
+    landing = scratch / "landing-runs"
+    land(landing, days=7)
+    with fresh_lake(ours, landing, scratch) as lake:
+        _lakeward(lake, "run")
+        before, measured, made = os.getloadavg()[0], [], []
+        for number in range(rounds):
+            land(landing, days=8 + 2 * number, streams=["shopify/orders"])
+            fed = _feed(lake)
+            with dagster_on(lake, free_port()) as instance:
+                known = {record.dagster_run.run_id for record in instance.get_run_records()}
+                land(landing, days=9 + 2 * number, streams=["shopify/orders"])
+                run = next_run(instance, known)
+            ((loaded,),) = lake.con.execute(
+                "select epoch(max(logged_at)) from lakehouse.meta.feeder_log where event = 'applied'"
+            ).fetchall()
+            measured.append({"lakeward feed": fed, "run": run.usage})
+            made.append((run.started, run.step, loaded - run.made, run.usage.wall))
+    marks = [f"{median(run[at] for run in made):.1f} s" for at in range(4)]
+    saved = summarise(measured, "lakeward feed")
+    notes = [
+        "after a run was made, medians: its process has begun at {}, its step at {}, the file is loaded at "
+        "{}, all is over at {}".format(*marks)
+    ]
+    return _result("one file", "lakeward feed", measured, saved, before, notes) | {"bars": []}
+
+
+def _ticks(lake: Lake, files: int, rounds: int) -> list[Usage]:
+    home, result = lake.root / "dagster", lake.root / "ticks.json"
+    home.mkdir()
+    program, env = [sys.executable, str(_HERE / "ticks.py")], lake.env | {"DAGSTER_HOME": str(home)}
+    measure([*program, "prepare", str(lake.project), str(files)], cwd=lake.root, env=env)
+    measure([*program, "tick", str(result), str(lake.project), str(rounds)], cwd=lake.root, env=env)
+    return [Usage(**tick) for tick in json.loads(result.read_text())]
+
+
 def _limit(lake: Lake, files: list[str]) -> Usage:
     return _raw(lake, f"create table {TABLE} as {model_as_sql(files)}")
 
@@ -273,7 +348,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--table", action="store_true", help="print the saved results again")
     options = parser.parse_args()
     parts = options.only or _PARTS
-    options.parts = ["quick", "quick-commands"] if options.quick else parts
+    options.parts = ["quick", "quick-commands", "quick-ticks"] if options.quick else parts
     return options
 
 

@@ -204,6 +204,21 @@ MUTANTS = [
         "tests/chaos/test_kills.py -k mart",
     ),
     Mutant(
+        "a later look does not see what happened", "src/lakeward/history.py",
+        "self._streams.pop(stream, None)", "pass",
+        _F + "test_ledger.py -k looks_again",
+    ),
+    Mutant(
+        "a later look takes another catalog for the same", "src/lakeward/history.py",
+        "self._streams.clear()", "pass",
+        _F + "test_ledger.py -k looks_again",
+    ),
+    Mutant(
+        "an object store is listed from the day itself", "src/lakeward/landing.py",
+        "partition_folder(since - timedelta(days=1))", "partition_folder(since)",
+        _F + "test_s3.py -k misses_nothing",
+    ),
+    Mutant(
         "a killed worker takes its streams with it", "src/lakeward/workers.py",
         "unfinished.append(job)", "pass",
         _F + "test_workers.py",

@@ -8,12 +8,17 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import duckdb
+from obstore.store import S3Store
 
 from lakeward import embedded
 from lakeward.attempt import FeedReport, Progress
@@ -238,6 +243,54 @@ class PostgresServer:
 
     def stop(self) -> None:
         self._run("pg_ctl", "stop", "--mode=immediate", "--silent", f"--pgdata={self._data}")
+
+
+class S3Server:
+    """SeaweedFS on 127.0.0.1, every one of its ports chosen by us so that parallel runs share a machine."""
+
+    KEY, SECRET, BUCKET = "AKIDLAKEWARDTEST", "SECRETLAKEWARDTEST", "lake"
+
+    def __init__(self, folder: Path) -> None:
+        port = free_port()
+        ours = ("master.port", "volume.port", "filer.port", "admin.port")
+        flags = [f"-{name}{kind}={free_port()}" for name in ours for kind in ("", ".grpc")]
+        credentials = {"AWS_ACCESS_KEY_ID": self.KEY, "AWS_SECRET_ACCESS_KEY": self.SECRET}
+        self.endpoint = f"http://127.0.0.1:{port}"
+        self.environment = credentials | {"AWS_ENDPOINT_URL": self.endpoint, "AWS_REGION": "us-east-1"}
+        self._server = subprocess.Popen(
+            [
+                str(Path(sys.executable).parent / "weed"), "mini", f"-dir={folder}", "-ip=127.0.0.1",
+                "-ip.bind=127.0.0.1", f"-s3.port={port}", "-admin.ui=false", "-webdav=false",
+                "-s3.port.iceberg=0", *flags,
+            ],
+            env=credentials | {"S3_BUCKET": self.BUCKET},
+            cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            self._wait()
+        except BaseException:
+            self.close()
+            raise
+
+    def store(self, prefix: str) -> S3Store:
+        return S3Store(
+            self.BUCKET, prefix=prefix, endpoint=self.endpoint, access_key_id=self.KEY,
+            secret_access_key=self.SECRET, region="us-east-1", virtual_hosted_style_request=False,
+            client_options={"allow_http": True},
+        )  # fmt: skip
+
+    def close(self) -> None:
+        self._server.terminate()
+        self._server.wait(30)
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            assert self._server.poll() is None, "seaweedfs ended"
+            with suppress(OSError), urllib.request.urlopen(f"{self.endpoint}/healthz", timeout=1):
+                return
+            time.sleep(0.2)
+        raise AssertionError("seaweedfs did not become ready")
 
 
 def remove_catalog(root: Path) -> None:

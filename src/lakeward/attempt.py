@@ -31,6 +31,7 @@ from lakeward.intake import (
 from lakeward.schemas import hidden_columns
 
 if TYPE_CHECKING:
+    from lakeward.history import History
     from lakeward.lake import Lake
     from lakeward.landing import LandedFile, Landing
     from lakeward.ledger import Ledger
@@ -94,6 +95,7 @@ class Tools:
     ledger: Ledger
     transform: Callable[..., AbstractContextManager[Transform]]  # entered only when there is work
     say: Callable[[Progress], None]
+    history: History  # what the ledger said, for looking; a plan reads anew
 
 
 class Attempt:

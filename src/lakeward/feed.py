@@ -17,9 +17,10 @@ from lakeward.meta import set_up
 from lakeward.reading import feedable, read
 
 if TYPE_CHECKING:
+    from lakeward.history import Bounds
     from lakeward.landing import LandedFile
     from lakeward.manifest import Model
-    from lakeward.reading import Bounds, Job, Reading
+    from lakeward.reading import Job, Reading
     from lakeward.streams import Stream
 
 _ATTEMPTS = 10  # of a feed that keeps losing to another writer
@@ -41,7 +42,10 @@ def pending(jobs: Sequence[Job], tools: Tools, *, bounds: Bounds | None = None) 
     """What a feed of each stream would load now, oldest first. Sets up the ledger, loads nothing."""
     wanted = feedable(jobs)
     set_up(tools.lake, [name for _, names in wanted for name in names])
-    readings = read(tools.lake, wanted, tools.settings, datetime.now(UTC), fences=False, bounds=bounds)
+    readings = read(
+        tools.lake, wanted, tools.settings, datetime.now(UTC),
+        fences=False, bounds=bounds, history=tools.history,
+    )  # fmt: skip
     found = {}
     for stream, _ in jobs:
         files, error = get_files_after_cursor(readings[stream.id], tools.landing, stream)

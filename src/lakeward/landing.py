@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +14,7 @@ from obstore.exceptions import BaseError
 from obstore.store import from_url
 
 from lakeward.errors import ConfigError, LandingError
-from lakeward.partitions import is_landed_name, partition_date, partition_number
+from lakeward.partitions import is_landed_name, partition_date, partition_folder, partition_number
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -43,11 +43,11 @@ class LandedFile:
 class Store(Protocol):
     """Prefixes end with a slash."""
 
-    def pages(self, prefix: str) -> Iterator[list[LandedFile]]:
-        """All files below, a request per page; none below what does not exist."""
+    def pages(self, prefix: str, since: date | None) -> Iterator[list[LandedFile]]:
+        """All files below, a request per page; none below what does not exist.
 
-    def folders(self, prefix: str) -> list[str]:
-        """Names of the folders directly below."""
+        since: older partitions may be left out.
+        """
 
     def head(self, path: str) -> LandedFile | None: ...
 
@@ -73,19 +73,18 @@ class Landing:
     def list(self, stream: Stream, since: date | None = None) -> Iterator[LandedFile]:
         """The stream's landed files, in no promised order; empty when nothing has landed.
 
-        since None: everything, one request per 1,000 objects. Otherwise only partitions from that day
-        on: one request for the root and one per year, month and day folder that can hold them, whatever
-        the history. Partition by partition because string order is not date order (`month=10` sorts
-        before `month=9`).
+        since None: everything, one request per 1,000 objects. Otherwise the partitions from that day on, and
+        what else a store finds on the way: one request per 1,000 of those in an object store, one per year,
+        month and day folder that can hold them in a folder, whatever the history.
         Raises LandingError, for what cannot be listed, after what could be.
         """
-        with _translated(self._url):
-            yield from self._all(stream.root) if since is None else self._since(stream.root, since)
+        for file in self._all(stream.root, since):
+            if since is None or file.partition is None or file.partition >= since:
+                yield file
 
     def list_partition(self, folder: str) -> Iterator[LandedFile]:
         """The landed files below one folder. One request per 1,000 objects."""
-        with _translated(self._url):
-            yield from self._all(f"{folder}/")
+        return self._all(f"{folder}/", None)
 
     def head(self, path: str) -> LandedFile | None:
         """One file as it is now; None when it is not there. One request."""
@@ -93,41 +92,12 @@ class Landing:
             self.requests += 1
             return self._store.head(path)
 
-    def _all(self, prefix: str) -> Iterator[LandedFile]:
-        self.requests += 1
-        for number, page in enumerate(self._store.pages(prefix)):
-            self.requests += number > 0
-            yield from (file for file in page if is_landed_name(file.path))
-
-    def _since(self, prefix: str, since: date) -> Iterator[LandedFile]:
-        """Raises PermissionError for what could not be listed, at the end."""
-        troubles: list[str] = []
-        first = (since.year, since.month, since.day)
-        prefixes: list[tuple[str, tuple[int, ...]]] = [(prefix, ())]
-        for depth in (1, 2, 3):
-            inside: list[tuple[str, tuple[int, ...]]] = []
-            for folder, above in prefixes:
-                try:
-                    found = [(path, (*above, number)) for path, number in self._folders(folder)]
-                except OSError as error:
-                    troubles.append(str(error))
-                    continue
-                inside += [(path, numbers) for path, numbers in found if numbers >= first[:depth]]
-            prefixes = inside
-        for folder, _ in prefixes:
-            try:
-                yield from self._all(folder)
-            except OSError as error:
-                troubles.append(str(error))
-        if troubles:
-            raise PermissionError("; ".join(troubles))
-
-    def _folders(self, prefix: str) -> Iterator[tuple[str, int]]:
-        self.requests += 1
-        for name in self._store.folders(prefix):
-            number = partition_number(name)
-            if number is not None:
-                yield f"{prefix}{name}/", number
+    def _all(self, prefix: str, since: date | None) -> Iterator[LandedFile]:
+        with _translated(self._url):
+            self.requests += 1
+            for number, page in enumerate(self._store.pages(prefix, since)):
+                self.requests += number > 0
+                yield from (file for file in page if is_landed_name(file.path))
 
 
 class Objects:
@@ -136,13 +106,15 @@ class Objects:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
 
-    def pages(self, prefix: str) -> Iterator[list[LandedFile]]:
-        for page in self._store.list(prefix, chunk_size=_PAGE):
-            yield [self._landed(meta) for meta in page]
+    def pages(self, prefix: str, since: date | None) -> Iterator[list[LandedFile]]:
+        """By name `month=10` comes before `month=9`. But nothing from a day on comes before that day written
+        with both digits; where they are left out, older months are listed as well.
 
-    def folders(self, prefix: str) -> list[str]:
-        found = self._store.list_with_delimiter(prefix)["common_prefixes"]
-        return [folder.rstrip("/").rsplit("/", 1)[-1] for folder in found]
+        From the day before: SeaweedFS, told to start after `day=20/`, leaves out what lies in it.
+        """
+        first = None if since is None else f"{prefix}{partition_folder(since - timedelta(days=1))}"
+        for page in self._store.list(prefix, offset=first, chunk_size=_PAGE):
+            yield [self._landed(meta) for meta in page]
 
     def head(self, path: str) -> LandedFile | None:
         try:
@@ -161,17 +133,12 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def pages(self, prefix: str) -> Iterator[list[LandedFile]]:
+    def pages(self, prefix: str, since: date | None) -> Iterator[list[LandedFile]]:
+        first = () if since is None else (since.year, since.month, since.day)
         troubles: list[str] = []
-        yield from self._below(prefix, frozenset(), troubles)
+        yield from self._below(prefix, first, (), frozenset(), troubles)
         if troubles:
             raise PermissionError("; ".join(troubles))
-
-    def folders(self, prefix: str) -> list[str]:
-        try:
-            return [entry.name for entry in os.scandir(self._root / prefix) if entry.is_dir()]
-        except FileNotFoundError:
-            return []
 
     def head(self, path: str) -> LandedFile | None:
         try:
@@ -180,10 +147,16 @@ class Folder:
             return None
 
     def _below(
-        self, prefix: str, above: frozenset[tuple[int, int]], troubles: list[str]
+        self,
+        prefix: str,
+        first: tuple[int, ...],
+        numbers: tuple[int, ...],
+        above: frozenset[tuple[int, int]],
+        troubles: list[str],
     ) -> Iterator[list[LandedFile]]:
         """A page per folder that can be read; the rest is named in `troubles`.
 
+        first: year, month and day of the first partition wanted. numbers: those of the partition at hand.
         Links are followed, but not back to a folder above.
         """
         try:
@@ -199,7 +172,11 @@ class Folder:
             path = f"{prefix}{entry.name}"
             try:
                 if entry.is_dir():
-                    yield from self._below(f"{path}/", above | {(here.st_dev, here.st_ino)}, troubles)
+                    number = partition_number(entry.name)
+                    inside = numbers if number is None else (*numbers, number)
+                    if inside >= first[: len(inside)]:
+                        beyond = above | {(here.st_dev, here.st_ino)}
+                        yield from self._below(f"{path}/", first, inside, beyond, troubles)
                 elif entry.is_file() and is_landed_name(path):
                     path.encode()
                     page.append(self._landed(path, entry.stat()))

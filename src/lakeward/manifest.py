@@ -218,7 +218,7 @@ def _tests(nodes: Iterable[dict[str, Any]]) -> Iterator[DataTest]:
 
 def _owners(groups: Iterable[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
     """The e-mail address of each dbt group's owner."""
-    return {group["name"]: tuple(filter(None, [(group.get("owner") or {}).get("email")])) for group in groups}
+    return {group["name"]: _as_tuple((group.get("owner") or {}).get("email")) for group in groups}
 
 
 def _as_tuple(value: str | list[str] | None) -> tuple[str, ...]:

@@ -31,6 +31,11 @@ def partition_date(path: str) -> date | None:
         return None
 
 
+def partition_folder(day: date) -> str:
+    """`year=2026/month=03/day=01/`: as Airbyte writes it today."""
+    return f"year={day.year}/month={day.month:02}/day={day.day:02}/"
+
+
 def partition_number(folder: str) -> int | None:
     """`month=03` is 3; None for a folder that is no part of a partition."""
     found = _PART.match(folder)

@@ -21,6 +21,7 @@ from lakeward.streams import Stream, load_streams
 
 if TYPE_CHECKING:
     from lakeward.attempt import Progress, Tools
+    from lakeward.history import History
     from lakeward.transform import Transform
 
 
@@ -33,12 +34,12 @@ class Project:
     manifest: Manifest
     is_fresh: bool  # is it made from the files as they were when the project was opened?
     parse_error: str | None = None
-    broken_streams: Mapping[Path, ConfigError] = field(default_factory=dict)
+    broken_files: Mapping[Path, ConfigError] = field(default_factory=dict)
 
     @property
     def problems(self) -> list[str]:
         parsing = [f"the project does not parse: {self.parse_error}"] if self.parse_error else []
-        return [*map(str, self.broken_streams.values()), *parsing]
+        return [*map(str, self.broken_files.values()), *parsing]
 
 
 def open_project(start: Path, *, parse: bool = True) -> Project:
@@ -118,9 +119,15 @@ def open_transform(settings: Settings, tables: Mapping[str, str] | None = None) 
 
 
 @contextmanager
-def open_tools(settings: Settings, say: Callable[[Progress], None]) -> Iterator[Tools]:
-    """The collaborators of one feeding process; the lake is open until the end."""
+def open_tools(
+    settings: Settings, say: Callable[[Progress], None], history: History | None = None
+) -> Iterator[Tools]:
+    """The collaborators of one feeding process; the lake is open until the end.
+
+    history: what the process knows of the same lake from an earlier time.
+    """
     from lakeward.attempt import Tools  # commands that only look do without
+    from lakeward.history import History
     from lakeward.ledger import Ledger
 
     landing = open_landing(settings)
@@ -133,4 +140,5 @@ def open_tools(settings: Settings, say: Callable[[Progress], None]) -> Iterator[
             ledger=Ledger(lake),
             transform=partial(open_transform, settings),
             say=say,
+            history=history or History(),
         )

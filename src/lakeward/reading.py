@@ -1,6 +1,6 @@
 """What the ledger says of a stream at one moment: which files its models hold, and what follows from that.
 
-Read-only. ledger.py writes the events, meta.py has the tables they lie in.
+Read-only. history.py has what the events say; what follows from it is decided here.
 """
 
 from __future__ import annotations
@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from lakeward.meta import LAST, META, Relation, fence_table, relations
+from lakeward.history import Bounds, History, StreamHistory, Totals
+from lakeward.meta import LAST, Relation, fence_table, relations
 from lakeward.sql import quote_literal
 
 if TYPE_CHECKING:
@@ -22,26 +24,10 @@ if TYPE_CHECKING:
 
 Job = tuple["Stream", Sequence["Model"]]  # a stream and its models
 Wanted = tuple["Stream", Sequence[str]]  # a stream and the names of its models
-Bounds = Mapping[str, date | None]  # by stream: the oldest partition that matters; None: all do
 
 _NEXT = "__next"
 
-LIST_ALL_UP_TO = 10_000  # objects: ten listing requests, cheap enough for every feed
-
-
-@dataclass(frozen=True)
-class Totals:
-    """A model's ledger in numbers."""
-
-    build: int = 0
-    code: str | None = None  # checksum of the SQL that began the build
-    known: int = 0  # files
-    quarantined: int = 0  # files
-    newest: date | None = None  # partition applied
-    released: date | None = None  # oldest partition with a released file
-    last_batch: datetime | None = None
-    newest_record: datetime | None = None
-    error: str | None = None  # of its last feed, if that failed
+LIST_ALL_UP_TO = 10_000  # objects, of all streams together: cheap enough for every feed
 
 
 @dataclass(frozen=True)
@@ -99,10 +85,11 @@ def read(
     *,
     fences: bool,
     bounds: Bounds | None = None,
+    history: History | None = None,
 ) -> dict[str, Reading]:
     """Readings by stream id, in one transaction; none where no feed has ever set up the ledger.
 
-    Four queries for any number of streams.
+    Six queries for any number of streams, fewer with a history.
 
     A stream is listed in full when that is cheap, when a model has nothing applied, or when its last
     full listing is older than `reconcile_after_hours`; otherwise from the lookback before the oldest of
@@ -110,6 +97,7 @@ def read(
     bounds: instead of those. A reading knows nothing of files before its bound: for files that a listing
     after it did not find, give the bound they were found by.
     fences: one more query; whoever plans a run needs them, reports do not.
+    history: of an earlier reading of the same lake; brought up to date.
     """
     with lake.transaction():
         existing = relations(lake)
@@ -117,35 +105,29 @@ def read(
             return {}
         models = [model for _, names in wanted for model in names]
         numbers = _fences(lake, models) if fences else dict.fromkeys(models, -1)
-        totals, listings, refreshes = _totals(lake, now)
-        found = {}
+        kept = history or History()
+        known = kept.look(lake, [stream.id for stream, _ in wanted])
+        small = _small({stream.id: _files(known[stream.id]) for stream, _ in wanted})
+        listings: dict[str, tuple[date | None, bool]] = {}
         for stream, names in wanted:
-            mine = [totals.get((stream.id, name), Totals()) for name in names]
-            last = listings.get(stream.id)
-            age = now - last if last is not None else None
-            # A time to come is another machine's wrong clock.
-            due = age is None or not timedelta(0) <= age <= timedelta(hours=settings.reconcile_after_hours)
+            mine = known[stream.id]
+            due = _is_full_listing_due(mine, settings, now)
             if bounds is not None:
                 since = bounds[stream.id]
-            elif due or not all(("main", name) in existing for name in names):
+            elif due or stream.id in small or not all(("main", name) in existing for name in names):
                 since = None
             else:
-                since = _lower_bound(stream, mine, settings, now)
-            found[stream.id] = (since, due, last, refreshes.get(stream.id))
-        held = _held(lake, {stream: since for stream, (since, *_) in found.items()})
+                since = _lower_bound(stream, [mine.totals.get(n, Totals()) for n in names], settings, now)
+            listings[stream.id] = since, due
+        kept.hold(lake, {stream: since for stream, (since, _) in listings.items()})
     return {
         stream.id: Reading(
             tuple(
-                _state(
-                    name,
-                    numbers[name],
-                    totals.get((stream.id, name), Totals()),
-                    existing.get(("main", name)),
-                    held,
-                )
-                for name in names
+                _state(name, numbers[name], known[stream.id], existing.get(("main", name))) for name in names
             ),
-            *found[stream.id],
+            *listings[stream.id],
+            known[stream.id].last_full_listing,
+            _refreshed_by(known[stream.id], now),
         )
         for stream, names in wanted
     }
@@ -160,64 +142,26 @@ def _fences(lake: Lake, models: Sequence[str]) -> dict[str, int]:
     return dict(rows)
 
 
-def _totals(
-    lake: Lake, now: datetime
-) -> tuple[dict[tuple[str, str], Totals], dict[str, datetime], dict[str, str]]:
-    """By (stream, model); and each stream's last full listing, and who refreshes it now."""
-    rows = lake.query(
-        f"""
-        select log.source || '/' || log.stream, log.model, log.listed_at, log.until, log.owner,
-               coalesce(log.build, 0), log.code, coalesce(files.known, 0), coalesce(files.quarantined, 0),
-               files.newest, files.released, log.applied_at, log.extracted_at, log.error
-        from (
-            select source, stream, model, max(build) as build,
-                   max_by(code, build) filter (event = 'built') as code,
-                   max(logged_at) filter (event = 'listed') as listed_at,
-                   max_by(until, rowid) filter (event = 'announced') as until,
-                   max_by(error, rowid) filter (event = 'announced') as owner,
-                   max(logged_at) filter (event = 'applied') as applied_at,
-                   max(extracted_at) filter (event = 'applied') as extracted_at,
-                   case when max_by(event, rowid)
-                       filter (event in ('built', 'applied', 'failed', 'recovered')) = 'failed'
-                       then max_by(error, rowid) filter (event = 'failed') end as error
-            from {META}.feeder_log
-            group by all
-        ) as log
-        left join (
-            select source, stream, model, count(*) as known,
-                   max(partition_date) filter (status = 'applied') as newest,
-                   min(partition_date) filter (status = 'released') as released,
-                   count(*) filter (status = 'quarantined') as quarantined
-            from {META}.feeder_files
-            group by all
-        ) as files using (source, stream, model)"""
-    )
-    totals = {(stream, model): Totals(*rest) for stream, model, _, _, _, *rest in rows if model is not None}
-    of_streams = [row[:5] for row in rows if row[1] is None]
-    listings = {stream: listed for stream, _, listed, _, _ in of_streams if listed is not None}
-    refreshes = {
-        stream: owner for stream, _, _, until, owner in of_streams if until is not None and until > now
-    }
-    return totals, listings, refreshes
+def _is_full_listing_due(stream: StreamHistory, settings: Settings, now: datetime) -> bool:
+    last = stream.last_full_listing
+    # A time to come is another machine's wrong clock.
+    return last is None or not timedelta(0) <= now - last <= timedelta(hours=settings.reconcile_after_hours)
 
 
-def _held(lake: Lake, bounds: Bounds) -> dict[tuple[str, str], set[tuple[str, str]]]:
-    """(path, etag) by (model, status), from each stream's lower bound on."""
-    rows = lake.query(
-        f"""
-        select model, status, path, etag
-        from {META}.feeder_files as files
-        join (select unnest($streams) as id, unnest($bounds::date[]) as since) as bound
-            on files.source || '/' || files.stream = bound.id
-        where status <> 'released'
-            and (since is null or partition_date is null or partition_date >= since)
-        """,
-        {"streams": list(bounds), "bounds": list(bounds.values())},
-    )
-    held: dict[tuple[str, str], set[tuple[str, str]]] = {}
-    for model, status, path, etag in rows:
-        held.setdefault((model, status), set()).add((path, etag))
-    return held
+def _refreshed_by(stream: StreamHistory, now: datetime) -> str | None:
+    owner, until = stream.refresh or (None, now)
+    return owner if until > now else None
+
+
+def _files(stream: StreamHistory) -> int:
+    return max((totals.known for totals in stream.totals.values()), default=0)
+
+
+def _small(files: Mapping[str, int]) -> set[str]:
+    """The smallest streams: as many as may all be listed in full, as long as that is cheap."""
+    ordered = sorted(files, key=lambda stream: files[stream])
+    sums = accumulate(files[stream] for stream in ordered)
+    return {stream for stream, files in zip(ordered, sums, strict=True) if files <= LIST_ALL_UP_TO}
 
 
 def next_name(model: str) -> str:
@@ -230,13 +174,8 @@ def original(name: str) -> str:
     return name.removesuffix(_NEXT)
 
 
-def _state(
-    name: str,
-    fence: int,
-    totals: Totals,
-    table: Relation | None,
-    held: dict[tuple[str, str], set[tuple[str, str]]],
-) -> ModelState:
+def _state(name: str, fence: int, stream: StreamHistory, table: Relation | None) -> ModelState:
+    totals, held = stream.totals.get(name, Totals()), stream.held or {}
     is_new = totals.build == 0 or table is None
     return ModelState(
         model=name,
@@ -253,8 +192,7 @@ def _state(
 
 def _lower_bound(stream: Stream, totals: Sequence[Totals], settings: Settings, now: datetime) -> date | None:
     newest = [total.newest for total in totals if total.newest is not None]
-    small = max((total.known for total in totals), default=0) <= LIST_ALL_UP_TO
-    if small or len(newest) < len(totals):
+    if len(newest) < len(totals):
         return None
     lookback = stream.config.lookback_days
     days = timedelta(days=settings.lookback_days if lookback is None else lookback)

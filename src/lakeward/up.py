@@ -39,6 +39,13 @@ freshness:
   enabled: true
 telemetry:
   enabled: false
+python_logs:
+  python_log_level: INFO
+run_coordinator:
+  module: dagster
+  class: QueuedRunCoordinator
+  config:
+    dequeue_interval_seconds: 1
 """
 
 
@@ -76,8 +83,9 @@ def _refuse_taken(port: int) -> None:
 def _dagster(definitions: Path, home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """In a session of its own: a terminal's Ctrl-C reaches us alone, and we end it in order."""
     command = [
-        sys.executable, "-m", "dagster", "dev", "--python-file", str(definitions), "--host", "127.0.0.1",
-        "--port", str(port), "--log-level", "warning",
+        sys.executable, "-W", "ignore:Function `dev_command` is superseded", "-m", "dagster", "dev",
+        "--python-file", str(definitions), "--host", "127.0.0.1", "--port", str(port),
+        "--log-level", "warning",
     ]  # fmt: skip
     # Inherited as ignored, as a shell's background jobs have it, Dagster would heed no signal at all.
     signal.signal(signal.SIGINT, signal.default_int_handler)

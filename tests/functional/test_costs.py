@@ -19,7 +19,7 @@ from tests.scratch import APPEND, MODEL, ScratchLake
 
 # By files in history: how often a feed that looks for new ones asks the landing zone, and the lake. In a
 # folder each subfolder is asked; up to 10,000 files all of them, above that those from the lookback on.
-EXPECTED = {1_000: (16, 6), 100_000: (9, 6)}
+EXPECTED = {1_000: (16, 8), 100_000: (9, 8)}
 
 
 @pytest.fixture

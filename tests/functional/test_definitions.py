@@ -166,6 +166,36 @@ def test_a_project_that_never_parsed_still_loads(items: ScratchLake) -> None:
     assert dg.AssetKey("shop_items") in graph.get_all_asset_keys()
 
 
+def test_no_name_tag_or_owner_that_dagster_refuses_takes_the_others_down(items: ScratchLake) -> None:
+    items.add_stream("shop/items", config={"target_lag": "30s"})  # below Dagster's minute
+    for stream in ("a/b_c", "a_b/c"):
+        items.add_stream(stream)
+    for path in ("shop/shop-items.json", "shop/shop items.json"):
+        items.write(f"dag/streams/{path}", "{}")
+    items.write("dag/enriched/words/shop_items.sql", WORDS)
+    items.write(
+        "dag/enriched/my words-2/fct-a b.sql", WORDS.replace("'enriched'", "'enriched', 'pii: höchst'")
+    )
+    groups = "groups: [{name: g, owner: {name: a, email: [not an address, a@example.com]}}]\n"
+    items.write("dag/enriched/words/g.yml", groups + "models: [{name: fct_words, config: {group: g}}]")
+    definitions = build_definitions(items.root)
+    definitions.get_repository_def()
+    graph = definitions.resolve_asset_graph()
+    assert {
+        "shop_items", "int_shop__items", "a_b_c", "int_a__b_c", "fct_words", "fct_a_b",
+    } <= {key.to_user_string() for key in graph.get_all_asset_keys()}  # fmt: skip
+    assert graph.get(dg.AssetKey("fct_words")).owners == ["a@example.com"]
+    assert graph.get(dg.AssetKey("fct_a_b")).group_name == "my_words_2"
+    broken = {
+        "a_b_c_": "a_b/c and a/b_c would be the same asset, a_b_c",
+        "words_shop_items": "shop_items and shop/items would be the same asset",
+        "shop_shop_items": "cannot name a source or stream",
+        "shop_shop_items_": "cannot name a source or stream",
+    }
+    for name, said in broken.items():
+        assert said in (graph.get(dg.AssetKey(name)).description or "")
+
+
 def test_the_job_replays_a_stream_from_a_day_on(items: ScratchLake) -> None:
     for day in (1, 2, 3):
         items.land("shop/items", day, "a.parquet", range(day))

@@ -6,14 +6,17 @@ import json
 import threading
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from lakeward.errors import WriterConflict
+from lakeward.feed import pending
+from lakeward.history import History
 from lakeward.lake import as_lakeward_error
 from lakeward.project import open_tools
 from lakeward.transform import Transform  # noqa: TID253 - a test has the time
-from tests.scratch import APPEND, MODEL, ScratchLake
+from tests.scratch import APPEND, MODEL, PostgresServer, ScratchLake
 
 
 def test_the_cursor_is_a_view_of_what_was_applied(lake: ScratchLake) -> None:
@@ -134,6 +137,55 @@ def test_a_stream_too_large_to_list_each_time_is_listed_from_its_cursor(
     monkeypatch.setenv("LAKEWARD_RECONCILE_AFTER_HOURS", "0.0000001")  # the daily reconcile is due
     assert lake.feed()["shop/items"].files == 1
     assert sorted(lake.events())[-2:] == ["in_the_lookback.parquet", "older.parquet"]
+
+
+def test_streams_share_what_may_be_listed_each_time_and_the_largest_is_listed_from_its_cursor(
+    lake: ScratchLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lakeward.reading.LIST_ALL_UP_TO", 3)
+    for stream, days in (("shop/items", range(10, 13)), ("shop/prices", range(10, 12))):
+        lake.add_stream(stream)
+        for day in days:
+            lake.land(stream, day, "a.parquet", range(3))
+    lake.feed()
+    for stream in ("shop/items", "shop/prices"):
+        lake.land(stream, 2, "older.parquet", range(3))
+    assert {stream: report.files for stream, report in lake.feed().items()} == {
+        "shop/items": 0, "shop/prices": 1,
+    }  # fmt: skip
+
+
+def test_a_process_that_looks_again_and_again_sees_what_others_have_written_since(
+    lake: ScratchLake, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for stream in ("shop/items", "shop/prices"):
+        lake.add_stream(stream)
+        lake.land(stream, 1, "a.parquet", range(3))
+    history = History()
+
+    def seen() -> dict[str, list[str]]:
+        project = lake.project()
+        with open_tools(project.settings, lambda _: None, history) as tools:
+            found = pending(project.manifest.jobs(project.streams), tools)
+        return {stream: [Path(file.path).name for file in known.files] for stream, known in found.items()}
+
+    assert seen() == {"shop/items": ["a.parquet"], "shop/prices": ["a.parquet"]}
+    lake.feed()
+    assert seen() == {"shop/items": [], "shop/prices": []}
+    lake.land("shop/items", 2, "b.parquet", range(3)).write_bytes(b"no Parquet")
+    lake.land("shop/prices", 2, "b.parquet", range(3))
+    assert seen() == {"shop/items": ["b.parquet"], "shop/prices": ["b.parquet"]}
+    lake.feed("shop/items")
+    assert seen() == {"shop/items": [], "shop/prices": ["b.parquet"]}
+    lake.cli("quarantine", "retry", "shop/items")
+    lake.cli("replay", "shop/prices", "--since", "2026-11-01")
+    assert seen() == {"shop/items": ["b.parquet"], "shop/prices": ["a.parquet", "b.parquet"]}
+    lake.cli("refresh", "shop/prices")
+    assert seen() == {"shop/items": ["b.parquet"], "shop/prices": []}
+    monkeypatch.setenv("LAKEWARD_CATALOG_URL", postgres.create_database(f"{lake.root.name}_again"))
+    lake.feed("shop/prices")
+    lake.feed("shop/prices")
+    assert seen() == {"shop/items": ["a.parquet", "b.parquet"], "shop/prices": []}, "another catalog"
 
 
 def test_duckdbs_error_for_a_lost_race_is_a_writer_conflict() -> None:

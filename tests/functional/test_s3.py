@@ -3,74 +3,46 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
+from datetime import date
 from pathlib import Path
 
 import pytest
-from obstore.store import S3Store
 
-from tests.scratch import PostgresServer, ScratchLake, free_port
-
-KEY, SECRET, BUCKET = "AKIDLAKEWARDTEST", "SECRETLAKEWARDTEST", "lake"
+from lakeward.landing import open_landing
+from tests.scratch import PostgresServer, S3Server, ScratchLake
 
 
 @pytest.fixture(scope="module")
-def s3_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """SeaweedFS, every one of its ports chosen by us so that parallel runs share a host."""
-    folder = tmp_path_factory.mktemp("seaweedfs")
-    port = free_port()
-    ours = ("master.port", "volume.port", "filer.port", "admin.port")
-    flags = [f"-{name}{kind}={free_port()}" for name in ours for kind in ("", ".grpc")]
-    server = subprocess.Popen(
-        [
-            str(Path(sys.executable).parent / "weed"), "mini", f"-dir={folder}", "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1", f"-s3.port={port}", "-admin.ui=false", "-webdav=false",
-            "-s3.port.iceberg=0", *flags,
-        ],
-        env={"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "S3_BUCKET": BUCKET},
-        cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        _wait_until_ready(server, port)
-        yield port
-    finally:
-        server.terminate()
-        server.wait(30)
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with closing(S3Server(tmp_path_factory.mktemp("seaweedfs"))) as server:
+        yield server
 
 
 @pytest.fixture
 def team_lake(
-    embedded_lake: ScratchLake, s3_port: int, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    embedded_lake: ScratchLake, s3: S3Server, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> ScratchLake:
     prefix = embedded_lake.root.name
-    for name, value in {
-        "LAKEWARD_LANDING_URL": f"s3://{BUCKET}/{prefix}/landing",
-        "LAKEWARD_DATA_URL": f"s3://{BUCKET}/{prefix}/data",
-        "LAKEWARD_CATALOG_URL": postgres.create_database(f"team_{prefix}"),
-        "AWS_ACCESS_KEY_ID": KEY,
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3_port}",
-        "AWS_REGION": "us-east-1",
-        "LAKEWARD_WORKERS": "2",
-    }.items():
+    for name, value in (
+        s3.environment
+        | {
+            "LAKEWARD_LANDING_URL": f"s3://{S3Server.BUCKET}/{prefix}/landing",
+            "LAKEWARD_DATA_URL": f"s3://{S3Server.BUCKET}/{prefix}/data",
+            "LAKEWARD_CATALOG_URL": postgres.create_database(f"team_{prefix}"),
+            "LAKEWARD_WORKERS": "2",
+        }
+    ).items():
         monkeypatch.setenv(name, value)
     return embedded_lake
 
 
 def test_two_streams_fed_twice_and_refreshed_on_s3_and_a_network_postgres(
-    team_lake: ScratchLake, s3_port: int
+    team_lake: ScratchLake, s3: S3Server
 ) -> None:
     lake = team_lake
-    store = S3Store(
-        BUCKET, prefix=lake.root.name, endpoint=f"http://127.0.0.1:{s3_port}", access_key_id=KEY,
-        secret_access_key=SECRET, region="us-east-1", virtual_hosted_style_request=False,
-        client_options={"allow_http": True},
-    )  # fmt: skip
+    store = s3.store(lake.root.name)
 
     def upload(path: Path) -> None:
         store.put(f"landing/{path.relative_to(lake.landing)}", path)
@@ -100,6 +72,27 @@ def test_two_streams_fed_twice_and_refreshed_on_s3_and_a_network_postgres(
     assert any("data/main/" in meta["path"] for page in store.list() for meta in page)
 
 
+def test_a_listing_from_a_day_on_misses_nothing(team_lake: ScratchLake, s3: S3Server) -> None:
+    team_lake.add_stream("shop/items")
+    store, project = s3.store(team_lake.root.name), team_lake.project()
+    folders = [
+        f"year=2026/month={month}/day={day}"
+        for month in ("9", "09", "10", "11") for day in ("1", "01", "9", "09", "10", "30")
+    ]  # fmt: skip
+    for folder in folders:
+        for name in ("0.parquet", "-a.parquet"):
+            store.put(f"landing/raw/shop/items/{folder}/{name}", b"x")
+    (stream,), landing = project.streams, open_landing(project.settings)
+    everything = [*landing.list(stream)]
+    assert len(everything) == 2 * len(folders)
+    for month in (9, 10, 11):
+        for day in (1, 2, 9, 10, 30):
+            since = date(2026, month, day)
+            found = {file.path for file in landing.list(stream, since)}
+            wanted = {file.path for file in everything if file.partition and file.partition >= since}
+            assert found == wanted, since
+
+
 def test_a_wrong_secret_is_an_error_that_moves_nothing(
     team_lake: ScratchLake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,15 +105,3 @@ def test_a_wrong_secret_is_an_error_that_moves_nothing(
     assert "cannot read the landing zone" in done.stderr
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", right)
     assert team_lake.query("select distinct event from meta.feeder_log where event <> 'failed'") == []
-
-
-def _wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert server.poll() is None, "seaweedfs ended"
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=1):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    pytest.fail("seaweedfs did not become ready")

@@ -13,9 +13,9 @@ import dagster as dg
 from lakeward.definitions.automation import AUTOMATION, NIGHTLY, landing_sensor
 from lakeward.definitions.checks import dbt_tests
 from lakeward.definitions.enriched import enriched_marts
-from lakeward.definitions.feeders import broken_feeder, feeder
+from lakeward.definitions.feeders import broken_files, feeder
 from lakeward.definitions.jobs import jobs
-from lakeward.definitions.specs import landed_spec
+from lakeward.definitions.specs import landed_spec, without_clashes
 from lakeward.errors import ConfigError
 from lakeward.project import Project, open_project
 
@@ -27,9 +27,9 @@ def build_definitions(folder: str | Path) -> dg.Definitions:
     stale, about 4 s; costs a few hundredths otherwise. A stream file or a model that cannot be read takes
     no other down: it becomes an asset that says what is wrong with it.
     """
-    project = _open(Path(folder).resolve())
+    project = without_clashes(_open(Path(folder).resolve()))
     feeders = [feeder(stream, project) for stream in project.streams]
-    broken = [broken_feeder(path, error) for path, error in project.broken_streams.items()]
+    broken = broken_files(project)
     marts, tests = enriched_marts(project), dbt_tests(project)
     return dg.Definitions(
         assets=[*map(landed_spec, project.streams), *feeders, *broken, *marts],

@@ -13,6 +13,7 @@ from lakeward.definitions.feeders import LAST_BATCH
 from lakeward.definitions.specs import feeder_key, model_key
 from lakeward.errors import LandingError
 from lakeward.feed import Found, is_due, pending, settled
+from lakeward.history import History
 from lakeward.manifest import Model
 from lakeward.project import Project, open_tools
 from lakeward.rounds import rest_after
@@ -30,14 +31,17 @@ _READY = (
 
 
 def when_upstreams_are_fed() -> dg.AutomationCondition[Any]:
-    """Once per round of feeds, after the last; at once when new; and every five minutes after a failure.
+    """Once per round of feeds, after the last; at once when new or rewritten; every five minutes once failed.
 
     Dagster's eager() without its reset at the first evaluation, which keeps it from ever building a new
     mart over models that were fed before it.
     """
-    updated = (_IS.newly_missing() | _IS.any_deps_updated()).with_label("new, or an upstream was fed")
+    written = (_IS.newly_missing() | _IS.code_version_changed()).with_label(
+        "it is new, or its SQL has changed"
+    )
+    fed = _IS.any_deps_updated().with_label("an upstream was fed")
     again = (_IS.execution_failed() & _IS.cron_tick_passed("*/5 * * * *")).with_label("its last build failed")
-    return (updated | again).since(_HANDLED) & _READY
+    return (written | fed | again).since(_HANDLED) & _READY
 
 
 def hourly_after_a_feed() -> dg.AutomationCondition[Any]:
@@ -65,10 +69,11 @@ NIGHTLY = dg.ScheduleDefinition(
 def landing_sensor(project: Project) -> dg.SensorDefinition:
     """One for all streams: a run for each that has something pending and is not being fed.
 
-    A tick costs one reading of the ledger (four queries), one listing per stream (only of its newest days
-    once it is large), one query for the unfinished runs, and one for each stream that has files pending.
+    A tick costs seven queries at most, for what has happened since the tick before; a listing per stream
+    (only of its newest days once they are large); one query for the unfinished runs, and one for each stream
+    that has files pending.
     """
-    jobs = project.manifest.jobs(project.streams)
+    jobs, history = project.manifest.jobs(project.streams), History()
 
     @dg.sensor(
         name="landing",
@@ -80,7 +85,7 @@ def landing_sensor(project: Project) -> dg.SensorDefinition:
     def landing(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         for problem in project.problems:
             context.log.error(problem)
-        with open_tools(project.settings, lambda _: None) as tools:
+        with open_tools(project.settings, lambda _: None, history) as tools:
             found = pending([job for job in jobs if job[1]], tools)
             unfinished = context.instance.get_runs(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES))
             busy = {key for run in unfinished for key in run.asset_selection or ()}
@@ -100,9 +105,15 @@ def landing_sensor(project: Project) -> dg.SensorDefinition:
         if errors and not requests:
             raise LandingError("; ".join(dict.fromkeys(errors)))
         said = _said(due, len(requests), len(jobs))
-        context.log.info(said)
-        batches = _batches(found[stream.id] for stream, _ in idle)
-        digest = _digest(f"{name} {at}" for name, at in batches.items())
+        if requests:
+            context.log.info(said)
+        batches = {
+            model_key(state.model): state.totals.last_batch.isoformat()
+            for stream, _ in idle
+            for state in found[stream.id].reading.models
+            if state.totals.last_batch is not None
+        }
+        digest = _digest(f"{key.to_user_string()} {at}" for key, at in batches.items())
         return dg.SensorResult(
             run_requests=requests,
             skip_reason=None if requests else dg.SkipReason(said),
@@ -114,7 +125,7 @@ def landing_sensor(project: Project) -> dg.SensorDefinition:
 
 
 def _keys(stream: Stream, models: Sequence[Model]) -> list[dg.AssetKey]:
-    return [feeder_key(stream), *map(model_key, models)]
+    return [feeder_key(stream), *(model_key(model.name) for model in models)]
 
 
 def _request(stream: Stream, models: Sequence[Model], known: Found) -> dg.RunRequest:
@@ -124,9 +135,7 @@ def _request(stream: Stream, models: Sequence[Model], known: Found) -> dg.RunReq
         asset_check_keys=[dg.AssetCheckKey(feeder_key(stream), "quarantine")],
         tags={
             _STREAM: stream.id,
-            _PENDING: _digest(
-                f"{file.path} {file.etag}" for file in known.files
-            ),  # equal while they are the same
+            _PENDING: _digest(f"{file.path} {file.etag}" for file in known.files),
             "lakeward/files": str(len(known.files)),
             "lakeward/bytes": size(sum(file.size for file in known.files)),
         },
@@ -158,14 +167,8 @@ def _said(due: Sequence[tuple[Stream, Sequence[Model], Found]], started: int, st
     return f"{said}; {started} feeds started" + (f", {resting} rest after a failure" if resting else "")
 
 
-def _batches(found: Iterable[Found]) -> dict[str, str]:
-    """When each model was fed last."""
-    states = (state for known in found for state in known.reading.models)
-    return {state.model: state.totals.last_batch.isoformat() for state in states if state.totals.last_batch}
-
-
 def _fed_elsewhere(
-    batches: dict[str, str], instance: dg.DagsterInstance
+    batches: dict[dg.AssetKey, str], instance: dg.DagsterInstance
 ) -> Iterator[dg.AssetMaterialization]:
     """What the command line has loaded beside Dagster, so that the marts on it are built here as well.
 
@@ -173,10 +176,10 @@ def _fed_elsewhere(
     """
     known_of = {
         record.asset_entry.asset_key: record.asset_entry.last_materialization_record
-        for record in instance.get_asset_records([dg.AssetKey(name) for name in batches])
+        for record in instance.get_asset_records([*batches])
     }
-    for name, at in batches.items():
-        last = known_of.get(dg.AssetKey(name))
+    for key, at in batches.items():
+        last = known_of.get(key)
         event = last.asset_materialization if last is not None else None
         if event is None or event.metadata.get(LAST_BATCH) != dg.TextMetadataValue(at):
-            yield dg.AssetMaterialization(name, description="fed beside Dagster", metadata={LAST_BATCH: at})
+            yield dg.AssetMaterialization(key, description="fed beside Dagster", metadata={LAST_BATCH: at})

@@ -1,22 +1,22 @@
 """dbt's data tests as asset checks."""
 
-import re
 from collections.abc import Iterator
 
 import dagster as dg
 
 from lakeward.definitions.automation import hourly_after_a_feed
+from lakeward.definitions.specs import model_key, plain
 from lakeward.project import Project, open_transform
 
 
 def dbt_tests(project: Project) -> list[dg.AssetChecksDefinition]:
     """One op for all: the tests that are due are one `dbt test`."""
     manifest = project.manifest
-    names = {model.unique_id: model.name for model in manifest.models}
+    keys = {model.unique_id: model_key(model.name) for model in manifest.models}
     tests = {
-        (dg.AssetKey(names[test.models[0]]), re.sub(r"\W", "_", test.name)): test
+        (keys[test.models[0]], plain(test.name)): test
         for test in manifest.tests
-        if test.models and set(test.models) <= set(names)
+        if test.models and set(test.models) <= set(keys)
     }
     if not tests:
         return []
@@ -28,7 +28,7 @@ def dbt_tests(project: Project) -> list[dg.AssetChecksDefinition]:
             dg.AssetCheckSpec(
                 name,
                 asset=key,
-                additional_deps=[dg.AssetKey(names[other]) for other in test.models[1:]],
+                additional_deps=[keys[other] for other in test.models[1:]],
                 automation_condition=condition,
             )
             for (key, name), test in tests.items()

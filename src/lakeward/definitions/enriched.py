@@ -30,7 +30,7 @@ def enriched_marts(project: Project) -> list[dg.AssetsDefinition]:
     )
     def build_marts(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
         keys = context.selected_asset_keys
-        wanted = {model.name for model in models if model_key(model) in keys}
+        wanted = {model.name: model_key(model.name) for model in models if model_key(model.name) in keys}
         with open_tools(settings, lambda _: None) as tools:
             set_up(tools.lake, [])
             marts = [mart for mart in plan_build(manifest, tools.lake) if mart.name in wanted]
@@ -38,9 +38,7 @@ def enriched_marts(project: Project) -> list[dg.AssetsDefinition]:
                 errors = build(marts, manifest, transform, tools.ledger)
         for mart in marts:
             if mart.name not in errors:
-                yield dg.MaterializeResult(
-                    dg.AssetKey(mart.name), metadata={"reason": mart.reason or "asked for"}
-                )
+                yield dg.MaterializeResult(wanted[mart.name], metadata={"reason": mart.reason or "asked for"})
         if errors:
             raise dg.Failure("\n".join(f"{name}: {error}" for name, error in errors.items()))
 

@@ -2,14 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from lakeward.attempt import FeedReport, Tools
 from lakeward.console import progress_line, report_lines
-from lakeward.definitions.specs import column_schema, feeder_key, feeder_spec, model_key, processed_spec
+from lakeward.definitions.specs import (
+    column_schema,
+    feeder_key,
+    feeder_spec,
+    model_key,
+    plain,
+    processed_spec,
+)
 from lakeward.errors import ConfigError
 from lakeward.manifest import Model
 from lakeward.project import Project, open_tools
@@ -49,15 +55,24 @@ def feeder(stream: Stream, project: Project) -> dg.AssetsDefinition:
     return feed
 
 
-def broken_feeder(path: Path, error: ConfigError) -> dg.AssetsDefinition:
-    """Stands where the feeder of a stream would, whose file cannot be read."""
+def broken_files(project: Project) -> list[dg.AssetsDefinition]:
+    """An asset for each file that cannot be used, where its feeder or model would stand."""
+    taken = {feeder_key(stream) for stream in project.streams}
+    taken |= {model_key(model.name) for model in project.manifest.models}
+    found = []
+    for path, error in project.broken_files.items():
+        name = plain(f"{path.parent.name}_{path.stem}")
+        while dg.AssetKey(name) in taken:
+            name += "_"
+        taken.add(dg.AssetKey(name))
+        found.append(_broken(name, plain(path.parent.name), error))
+    return found
 
-    @dg.asset(
-        name=f"{path.parent.name}_{path.stem}",
-        group_name=path.parent.name,
-        kinds={"python"},
-        description=f"Not fed, its file cannot be read:\n\n```\n{error}\n```",
-    )
+
+def _broken(name: str, group: str, error: ConfigError) -> dg.AssetsDefinition:
+    description = f"This file cannot be used:\n\n```\n{error}\n```"
+
+    @dg.asset(name=name, group_name=group, kinds={"python"}, description=description)
     def broken() -> None:
         raise dg.Failure(str(error), allow_retries=False)
 
@@ -108,7 +123,7 @@ def _events(
             told = {name: text for name, _, text in model.columns}
             schema = column_schema([(name, kind, told.get(name, "")) for name, kind, *_ in columns])
             yield dg.MaterializeResult(
-                model_key(model),
+                model_key(model.name),
                 metadata=numbers | metadata | {"dagster/column_schema": schema},
             )
     yield dg.AssetCheckResult(

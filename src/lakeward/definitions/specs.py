@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from lakeward.errors import ConfigError
 from lakeward.settings import LAKE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from lakeward.manifest import Model
+    from lakeward.project import Project
     from lakeward.streams import Stream
+
+
+# Dagster refuses a whole code location for one owner that is neither (docs.dagster.io, Asset metadata).
+_OWNER = re.compile(r"^(team:.+|[\w.%+-]+@[\w.-]+\.[A-Za-z]{2,7})$", re.ASCII)
+_SHORTEST_WINDOW = timedelta(minutes=1)  # of a freshness policy
+
+
+def plain(name: str) -> str:
+    """What Dagster takes for a name, whatever a file or a tag is called."""
+    return re.sub(r"\W", "_", name, flags=re.ASCII)
 
 
 def landed_key(stream: Stream) -> dg.AssetKey:
@@ -23,8 +39,31 @@ def feeder_key(stream: Stream) -> dg.AssetKey:
     return dg.AssetKey(f"{stream.source}_{stream.name}")
 
 
-def model_key(model: Model) -> dg.AssetKey:
-    return dg.AssetKey(model.name)
+def model_key(name: str) -> dg.AssetKey:
+    return dg.AssetKey(plain(name))
+
+
+def without_clashes(project: Project) -> Project:
+    """Without what would be the same asset as another; each is among the broken files, with the remedy."""
+    taken: dict[dg.AssetKey, str] = {}
+    broken = dict(project.broken_files)
+
+    def has(key: dg.AssetKey, name: str, path: Path) -> bool:
+        other = taken.setdefault(key, name)
+        if other != name:
+            what = f"{path}: {name} and {other} would be the same asset, {key.to_user_string()}"
+            broken[path] = ConfigError(what, hint="rename one of them")
+        return other == name
+
+    streams = [stream for stream in project.streams if has(feeder_key(stream), stream.id, stream.path)]
+    folder = project.settings.project_dir
+    models = [
+        model
+        for model in project.manifest.models
+        if has(model_key(model.name), model.unique_id, folder / model.path)
+    ]
+    manifest = replace(project.manifest, models=tuple(models))
+    return replace(project, streams=streams, manifest=manifest, broken_files=broken)
 
 
 def landed_spec(stream: Stream) -> dg.AssetSpec:
@@ -54,7 +93,11 @@ def processed_spec(stream: Stream, model: Model) -> dg.AssetSpec:
         model,
         deps=[feeder_key(stream)],
         group_name=stream.source,
-        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=lag) if lag is not None else None,
+        freshness_policy=(
+            dg.FreshnessPolicy.time_window(fail_window=max(lag, _SHORTEST_WINDOW))
+            if lag is not None
+            else None
+        ),
     )
 
 
@@ -62,8 +105,8 @@ def enriched_spec(model: Model, upstream: Sequence[Model], **more: Any) -> dg.As
     parts = model.path.split("/")  # dag/enriched/sales/fct_sales.sql
     return _model_spec(
         model,
-        deps=[model_key(other) for other in upstream],
-        group_name=parts[-2] if len(parts) > 2 else "enriched",
+        deps=[model_key(other.name) for other in upstream],
+        group_name=plain(parts[-2]) if len(parts) > 2 else "enriched",
         **more,
     )
 
@@ -77,11 +120,11 @@ def column_schema(columns: Sequence[tuple[str, str | None, str]]) -> dg.TableSch
 
 def _model_spec(model: Model, **more: Any) -> dg.AssetSpec:
     return dg.AssetSpec(
-        model_key(model),
+        model_key(model.name),
         description=f"{model.description}\n\n```sql\n{model.raw_code}\n```".strip(),
         kinds={"dbt", "ducklake"},
-        owners=model.owners,
-        tags=dict.fromkeys(model.tags, ""),
+        owners=[owner for owner in model.owners if _OWNER.match(owner)],
+        tags={plain(tag)[:63]: "" for tag in model.tags},
         code_version=model.code,
         skippable=True,
         metadata={
