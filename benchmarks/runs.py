@@ -79,7 +79,8 @@ def next_run(instance: dg.DagsterInstance, known: set[str]) -> FeederRun:
 
 def _process(instance: dg.DagsterInstance, run_id: str) -> int | None:
     for entry in instance.all_logs(run_id):
-        if found := re.match(r"Started process for run \(pid: (\d+)\)", entry.user_message):
+        told = entry.dagster_event.message if entry.dagster_event else None
+        if found := re.match(r"Started process for run \(pid: (\d+)\)", told or ""):
             return int(found[1])
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import signal
@@ -13,7 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from lakeward.errors import ConfigError, LakewardError
 from lakeward.lake import running_catalog
@@ -59,15 +60,36 @@ def up(settings: Settings, port: int, ready: Callable[[str], None]) -> int:
         raise ConfigError("Dagster is not installed", hint='pip install "lakeward[dagster]"')
     if not definitions.is_file():
         raise ConfigError(f"no {definitions}", hint="docs/running-dagster.md has its three lines")
+    from lakeward.definitions.leftovers import fail_leftovers  # a second of imports
+
     _refuse_taken(port)
     home = settings.state_dir / "dagster"
     home.mkdir(parents=True, exist_ok=True)
-    (home / "dagster.yaml").write_text(_INSTANCE.format(workers=settings.workers))
-    with running_catalog(settings), _dagster(definitions, home, port) as process:
-        url = f"http://127.0.0.1:{port}"
-        _wait(process, url)
-        ready(url)
-        return process.wait()
+    url = f"http://127.0.0.1:{port}"
+    with _alone(home) as lock, running_catalog(settings):
+        (home / "dagster.yaml").write_text(_INSTANCE.format(workers=settings.workers))
+        fail_leftovers(home)
+        with _dagster(definitions, home, port, lock) as process:
+            lock.truncate(0)
+            lock.write(f"{url}, process {process.pid}")
+            lock.flush()
+            _wait(process, url)
+            ready(url)
+            return process.wait()
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[IO[str]]:
+    """A lock, for whoever holds it to say who he is; Dagster inherits it, so it stays when we are killed."""
+    with (home / "up.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise ConfigError(
+                f"Dagster runs on this lake already: {lock.read()}", hint="use that one, or kill its process"
+            ) from None
+        yield lock
 
 
 def _refuse_taken(port: int) -> None:
@@ -80,7 +102,7 @@ def _refuse_taken(port: int) -> None:
 
 
 @contextmanager
-def _dagster(definitions: Path, home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def _dagster(definitions: Path, home: Path, port: int, lock: IO[str]) -> Iterator[subprocess.Popen[bytes]]:
     """In a session of its own: a terminal's Ctrl-C reaches us alone, and we end it in order."""
     command = [
         sys.executable, "-W", "ignore:Function `dev_command` is superseded", "-m", "dagster", "dev",
@@ -90,7 +112,9 @@ def _dagster(definitions: Path, home: Path, port: int) -> Iterator[subprocess.Po
     # Inherited as ignored, as a shell's background jobs have it, Dagster would heed no signal at all.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     environment = inherited() | {"DAGSTER_HOME": str(home)}
-    process = subprocess.Popen(command, cwd=definitions.parent, env=environment, start_new_session=True)
+    process = subprocess.Popen(
+        command, cwd=definitions.parent, env=environment, start_new_session=True, pass_fds=[lock.fileno()]
+    )
     try:
         yield process
     finally:

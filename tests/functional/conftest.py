@@ -21,16 +21,22 @@ def sample_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return landing
 
 
-def shipped_lake(lake: ScratchLake, sample: Path, *sources: str) -> ScratchLake:
+def shipped_flows(lake: ScratchLake, *sources: str) -> ScratchLake:
     """The repository's own flows of the sources; their enriched models when shopify is among them."""
     shipped = REPOSITORY / "orchestration" / "dag"
     for source in sources:
         for layer in ("streams", "processed"):
             shutil.copytree(shipped / layer / source, lake.project_dir / "dag" / layer / source)
-        shutil.copytree(sample / "raw" / source, lake.landing / "raw" / source)
     if "shopify" in sources:
         shutil.copytree(shipped / "enriched", lake.project_dir / "dag" / "enriched")
     return lake
+
+
+def shipped_lake(lake: ScratchLake, sample: Path, *sources: str) -> ScratchLake:
+    """The same, with what has landed in them."""
+    for source in sources:
+        shutil.copytree(sample / "raw" / source, lake.landing / "raw" / source)
+    return shipped_flows(lake, *sources)
 
 
 @pytest.fixture

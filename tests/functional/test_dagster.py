@@ -3,87 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
-import shutil
 import signal
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import dagster as dg  # noqa: TID253
 import pytest
-from playwright.sync_api import sync_playwright
 
-from tests.scratch import ScratchLake, clean_environment, free_port, remove_catalog, scratch_lake
+from tests.functional.serving import Up, programs_in, serving
+from tests.scratch import free_port, remove_catalog, scratch_lake
 
 WORDS = """
 {{ config(tags=['enriched'], materialized='table') }}
 select item_id, word
 from {{ ref('int_shop__items') }} join {{ ref('int_shop__prices') }} using (item_id, word)
 """
-RELOAD = """
-mutation { reloadRepositoryLocation(repositoryLocationName: "definitions.py") {
-  __typename ... on WorkspaceLocationEntry { locationOrLoadError { __typename } } } }
+TESTS = "models: [{name: int_shop__items, columns: [{name: item_id, data_tests: [unique, not_null]}]}]"
+# Fails until there is a file of rates.
+RATES = """
+{{ config(tags=['enriched'], materialized='table') }}
+select item_id, rate from {{ ref('int_shop__items') }} cross join read_csv('RATES')
 """
 
 
 pytestmark = pytest.mark.slow  # minutes: what is quick is in test_definitions.py
-
-
-@dataclass
-class Up:
-    """`lakeward up` on a lake, and Dagster's own record of what it did."""
-
-    lake: ScratchLake
-    process: subprocess.Popen[str]
-    url: str
-    instance: dg.DagsterInstance
-
-    def ask(self, query: str) -> Any:
-        request = urllib.request.Request(
-            f"{self.url}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)["data"]
-
-    def reload(self) -> None:
-        entry = self.ask(RELOAD)["reloadRepositoryLocation"]
-        assert entry["locationOrLoadError"]["__typename"] == "RepositoryLocation", entry
-
-    def wait(self, what: Callable[[], object], seconds: float = 150) -> None:
-        deadline = time.monotonic() + seconds
-        while not what():
-            assert self.process.poll() is None, "lakeward up has ended"
-            assert time.monotonic() < deadline, self.runs()
-            time.sleep(1)
-
-    def runs(self) -> list[tuple[str, str]]:
-        """Steps and status of every run, oldest first."""
-        return [
-            (
-                " ".join(sorted(str(key.to_user_string()) for key in run.asset_selection or ())),
-                run.status.value,
-            )
-            for run in reversed(self.instance.get_runs())
-        ]
-
-    def failures(self, feeder: str) -> int:
-        return sum(feeder in names.split() and status == "FAILURE" for names, status in self.runs())
-
-    def builds(self, mart: str) -> list[str]:
-        rows = self.lake.query(f"select event from meta.build_log where model = '{mart}' order by rowid")
-        return [event for (event,) in rows]
-
-    def ticks(self) -> list[Any]:
-        (state,) = (state for state in self.instance.all_instigator_state() if state.name == "landing")
-        return list(self.instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=5))
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +37,9 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     lake = scratch_lake(tmp_path_factory.mktemp("up"))
     for stream in ("shop/items", "shop/prices", "shop/never"):
         lake.add_stream(stream)
+    lake.add_stream("shop/many", config={"batch_max_bytes": 1})  # a batch per file
+    lake.add_stream("shop/late", config={"target_lag": "1m"})
+    lake.write("dag/processed/shop/tests.yml", TESTS)
     lake.landing.rename(lake.root / "landing")  # one that is missed when it is gone
     lake.landing.symlink_to(lake.root / "landing")
     lake.write("lakeward.toml", "landing_url = 'landing'")
@@ -100,51 +49,30 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     remove_catalog(lake.root)
 
 
-@contextlib.contextmanager
-def serving(lake: ScratchLake) -> Iterator[Up]:
-    port, home = free_port(), lake.root / ".lake" / "dagster"
-    with (lake.root / "up.log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "lakeward", "up", "--port", str(port)],
-            cwd=lake.root, env=clean_environment(), stdout=subprocess.PIPE, stderr=log, text=True,
-        )  # fmt: skip
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line.startswith("ready: "), line
-        try:
-            with dg.DagsterInstance.from_config(str(home)) as instance:
-                yield Up(lake, process, f"http://127.0.0.1:{port}", instance)
-        finally:
-            process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
-    assert not programs_in(lake.root), "left behind"
-
-
-def programs_in(root: Path) -> dict[int, str]:
-    """Command lines by process, of all that belong to the lake but this one."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (folder / "cmdline").read_bytes()
-            if str(root).encode() in words + (folder / "environ").read_bytes():
-                found[int(folder.name)] = words.replace(b"\0", b" ").decode()
-    found.pop(os.getpid(), None)
-    return found
-
-
 def test_what_lands_reaches_the_marts_by_itself_and_each_once(up: Up) -> None:
     up.lake.land("shop/items", 1, "a.parquet", range(5))
     up.lake.land("shop/prices", 1, "a.parquet", range(3))
     up.wait(lambda: "fct_words" in up.lake.tables())
     assert up.lake.query("select count(*) from fct_words") == [(3,)]
     assert up.builds("fct_words") == ["built"]
-    up.wait(lambda: [status for _, status in up.runs()] == ["SUCCESS"] * 3)
+    up.wait(lambda: {status for _, status in up.runs()} == {"SUCCESS"})
     event = up.instance.get_latest_materialization_event(dg.AssetKey("int_shop__items"))
     assert event is not None
     assert event.asset_materialization is not None
     numbers = {name: value.value for name, value in event.asset_materialization.metadata.items()}
     assert (numbers["files"], numbers["rows"], numbers["dagster/row_count"]) == (1, 5, 5)
     assert numbers["rows_replaced"] == 0
+
+
+def test_dbts_tests_run_after_a_feed_and_not_again_within_the_hour(up: Up) -> None:
+    up.wait(lambda: up.checked("unique_int_shop__items_item_id"))
+    first = up.checked("unique_int_shop__items_item_id")[-1]
+    assert first.status.value == "SUCCEEDED"
+    up.lake.land("shop/items", 2, "tested.parquet", range(5))
+    up.wait(lambda: "tested.parquet" in up.lake.events())
+    time.sleep(45)  # a tick later
+    hours = int(time.time() // 3600 - first.create_timestamp // 3600)
+    assert len(up.checked("unique_int_shop__items_item_id")) <= 1 + hours
 
 
 def test_a_second_round_of_two_feeds_builds_the_mart_once_more(up: Up) -> None:
@@ -196,6 +124,12 @@ def test_a_port_in_use_is_an_error_that_names_it(up: Up) -> None:
     assert f"port {port[1]}" in done.stderr
 
 
+def test_a_second_one_on_the_same_lake_is_an_error_that_names_the_first(up: Up) -> None:
+    done = up.lake.cli("up", "--port", str(free_port()), check=False)
+    assert done.returncode == 2
+    assert f"Dagster runs on this lake already: {up.url}" in done.stderr
+
+
 def test_a_failed_feed_says_what_the_command_line_would_and_does_not_spin(up: Up) -> None:
     model = up.lake.project_dir / "dag/processed/shop/int_shop__items.sql"
     sound = model.read_text()
@@ -236,22 +170,72 @@ def test_a_killed_run_is_started_again_and_doubles_nothing(up: Up) -> None:
     assert up.lake.query("select count(*) from int_shop__items where item_id between 14 and 19") == [(6,)]
 
 
-def test_the_graph_in_a_browser(up: Up, tmp_path: Path) -> None:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no Chromium here: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium,
-            args=["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"],
-        )
-        page = browser.new_page(viewport={"width": 1600, "height": 900})
-        page.goto(f"{up.url}/asset-groups")
-        page.get_by_text("Skip", exact=True).click(timeout=60_000)  # its welcome
-        page.get_by_text("words", exact=True).first.wait_for(timeout=60_000)
-        page.keyboard.press("Alt+e")  # all groups expanded
-        for name in ("items", "shop_items", "int_shop__items", "fct_words"):
-            page.get_by_text(name, exact=True).first.wait_for(timeout=60_000)
-        page.screenshot(path=tmp_path / "graph.png")
-        browser.close()
-    assert (tmp_path / "graph.png").stat().st_size > 20_000
+@pytest.mark.timeout(600)  # it is tried again every five minutes
+def test_a_mart_that_fails_is_red_and_is_tried_again(up: Up) -> None:
+    rates = up.lake.root / "rates.csv"
+    up.lake.write("dag/enriched/words/fct_rates.sql", RATES.replace("RATES", str(rates)))
+    up.reload()
+    up.wait(lambda: up.failures("fct_rates"))
+    status = up.lake.cli("status", check=False)
+    assert status.returncode == 1
+    assert "fct_rates: its last build failed" in status.stdout
+    rates.write_text("rate\n1\n")
+    up.wait(lambda: "fct_rates" in up.lake.tables(), seconds=400)  # at the next five minutes
+    assert up.failures("fct_rates") <= 2
+    assert "fct_rates" not in up.lake.cli("status", check=False).stdout
+
+
+def test_a_mart_whose_sql_has_changed_is_built_anew(up: Up) -> None:
+    up.wait(lambda: "fct_words" in up.lake.tables())
+    time.sleep(35)  # a tick later: one that sees a build and the change together takes the change for built
+    up.lake.write(
+        "dag/enriched/words/fct_words.sql", WORDS.replace("item_id, word", "item_id, word, 1 as one", 1)
+    )
+    up.reload()
+    columns = "select column_name from duckdb_columns() where table_name = 'fct_words'"
+    up.wait(lambda: ("one",) in up.lake.query(columns))
+
+
+def test_a_run_cancelled_half_way_leaves_the_rest_to_the_next(up: Up) -> None:
+    for number in range(30):
+        up.lake.land("shop/many", 1, f"many-{number}.parquet", range(number, number + 2))
+    up.wait(up.many)
+    (run,) = up.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+    answer = up.ask(f'mutation {{ terminateRun(runId: "{run.run_id}") {{ __typename }} }}')
+    assert answer["terminateRun"]["__typename"] == "TerminateRunSuccess"
+    up.wait(lambda: up.instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.CANCELED)  # type: ignore[union-attr]
+    assert len(up.many()) < 30
+    up.wait(lambda: len(up.many()) == 30)
+    assert len(set(up.many())) == 30
+    assert up.lake.query("select count(*), count(distinct item_id) from int_shop__many") == [(31, 31)]
+
+
+def test_data_older_than_its_target_lag_turns_stale(up: Up) -> None:
+    query = (
+        '{ assetNodes(assetKeys: [{path: ["int_shop__late"]}]) { freshnessStatusInfo { freshnessStatus } } }'
+    )
+
+    def freshness() -> str:
+        (node,) = up.ask(query)["assetNodes"]
+        return str(node["freshnessStatusInfo"]["freshnessStatus"])
+
+    up.lake.land("shop/late", 1, "late.parquet", range(2))
+    up.wait(lambda: freshness() == "HEALTHY")
+    up.wait(lambda: freshness() == "DEGRADED")
+
+
+def test_stopped_half_way_it_goes_on_where_it_was(tmp_path: Path) -> None:
+    lake = scratch_lake(tmp_path)
+    lake.add_stream("shop/many", config={"batch_max_bytes": 1})
+    lake.feed()  # sets up the ledger
+    for number in range(40):
+        lake.land("shop/many", 1, f"many-{number}.parquet", range(number, number + 2))
+    with serving(lake) as up:
+        up.wait(up.many)
+    assert len(up.many()) < 40
+    with serving(lake) as up:
+        up.wait(lambda: len(up.many()) == 40)
+        up.wait(lambda: "STARTED" not in dict(up.runs()).values())
+    assert len(set(up.many())) == 40
+    assert lake.query("select count(*), count(distinct item_id) from int_shop__many") == [(41, 41)]
+    remove_catalog(lake.root)

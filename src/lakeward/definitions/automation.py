@@ -45,9 +45,13 @@ def when_upstreams_are_fed() -> dg.AutomationCondition[Any]:
 
 
 def hourly_after_a_feed() -> dg.AutomationCondition[Any]:
-    """Of checks that read a whole table: after an update, once an hour at most."""
-    hour = _IS.missing() | _IS.cron_tick_passed("0 * * * *").since(_HANDLED)
-    return _IS.any_deps_updated().since(_HANDLED) & hour.with_label("an hour has begun since") & _READY
+    """Of checks that read a whole table: once when new; then after an update, once an hour at most.
+
+    Not by missing(): to Dagster a check is missing after every update of its asset.
+    """
+    new = _IS.initial_evaluation().since(_HANDLED).with_label("it is new")
+    hour = _IS.cron_tick_passed("0 * * * *").since(_HANDLED).with_label("an hour has begun since")
+    return (new | (_IS.any_deps_updated().since(_HANDLED) & hour)) & _READY
 
 
 AUTOMATION = dg.AutomationConditionSensorDefinition(

@@ -1,6 +1,6 @@
 """What a person starts from the UI, and what runs at night; each is a command of the CLI too."""
 
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 from pydantic import Field
@@ -59,11 +59,22 @@ def jobs(project: Project) -> list[dg.JobDefinition]:
         if any(report.failed for report in reports):
             raise dg.Failure("\n".join(lines), allow_retries=False)
 
-    @dg.job(name="rebuild", description="Build a stream's models anew: lakeward refresh.")
+    example: dict[str, object] = {"stream": project.streams[0].id}
+    since = (datetime.now(UTC).date() - timedelta(days=7)).isoformat()
+
+    @dg.job(
+        name="rebuild",
+        description="Build a stream's models anew: lakeward refresh.",
+        config={"ops": {"refresh": {"config": example}}},
+    )
     def rebuild_job() -> None:
         refresh_stream()
 
-    @dg.job(name="replay", description="Load a stream's files from a day on once more: lakeward replay.")
+    @dg.job(
+        name="replay",
+        description="Load a stream's files from a day on once more: lakeward replay.",
+        config={"ops": {"make_pending_again": {"config": example | {"since": since}}}},
+    )
     def replay_job() -> None:
         make_pending_again()
 
