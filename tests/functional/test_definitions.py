@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg  # noqa: TID253
 import pytest
 
+from lakeward.build import build
 from lakeward.definitions import build_definitions  # noqa: TID253
 from tests.scratch import REPOSITORY, ScratchLake
 
@@ -151,6 +152,28 @@ def test_marts_are_built_and_a_failed_one_is_red(items: ScratchLake) -> None:
         items.write("dag/enriched/words/fct_words.sql", WORDS.replace("word ", "nothing "))
         assert not materialize(items, instance, "fct_words").success
         assert "fct_words: its last build failed" in items.cli("status", check=False).stdout
+
+
+def test_what_is_fed_while_a_mart_is_built_is_in_it_at_the_end(
+    items: ScratchLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items.land("shop/items", 1, "a.parquet", range(5))
+    items.feed()
+    builds: list[int] = []
+
+    def build_and_feed(*arguments: Any) -> Any:
+        errors = build(*arguments)
+        if not builds:
+            items.land("shop/items", 2, "b.parquet", range(5, 9))
+            items.cli("feed")
+        builds.append(len(arguments[0]))
+        return errors
+
+    monkeypatch.setattr("lakeward.definitions.enriched.build", build_and_feed)
+    with dg.instance_for_test() as instance:
+        assert materialize(items, instance, "fct_words").success
+    assert items.query("select count(*) from fct_words") == [(9,)]
+    assert builds == [1, 1]
 
 
 def test_a_broken_stream_file_is_an_asset_that_says_so(items: ScratchLake) -> None:
