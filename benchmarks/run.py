@@ -213,7 +213,8 @@ def ticks(scratch: Path, most: int, *, rounds: int) -> dict[str, Any]:
             ):
                 name = f"{kind}, {files:,} files"
                 _say(f"ticks: {name}")
-                Path(landing).mkdir() if kind == "folder" else None
+                if kind == "folder":
+                    Path(landing).mkdir()
                 with fresh_lake(project, landing, scratch, env) as lake:
                     measured[name] = _ticks(lake, files, rounds)
     base, *_ = measured

@@ -60,8 +60,7 @@ class History:
         self._last: tuple[int, datetime] | None = None  # event: its rowid, when it was logged
 
     def look(self, lake: Lake, streams: Sequence[str]) -> Mapping[str, StreamHistory]:
-        """As of now, without the files. A query when nothing was written to the lake, else three at most."""
-        self._forget_what_changed(lake)
+        """What is known, without the files; one query when something is not."""
         missing = [stream for stream in streams if stream not in self._streams]
         if missing:
             self._streams |= _numbers(lake, missing)
@@ -75,9 +74,10 @@ class History:
             for name, since in missing.items():
                 self._streams[name].held, self._streams[name].since = held.get(name, {}), since
 
-    def _forget_what_changed(self, lake: Lake) -> None:
+    def forget_what_changed(self, lake: Lake) -> None:
         """Streams with newer events; all of them, when the last event is not what it was: another lake's.
 
+        One query when nothing was written to the lake, else two. For a history that is kept.
         rowid follows commit order (meta.py): nothing appears before what was seen.
         """
         ((snapshot,),) = lake.query(f"select id from {LAKE}.current_snapshot()")

@@ -89,7 +89,7 @@ def read(
 ) -> dict[str, Reading]:
     """Readings by stream id, in one transaction; none where no feed has ever set up the ledger.
 
-    Six queries for any number of streams, fewer with a history.
+    Four queries for any number of streams.
 
     A stream is listed in full when that is cheap, when a model has nothing applied, or when its last
     full listing is older than `reconcile_after_hours`; otherwise from the lookback before the oldest of
@@ -97,7 +97,7 @@ def read(
     bounds: instead of those. A reading knows nothing of files before its bound: for files that a listing
     after it did not find, give the bound they were found by.
     fences: one more query; whoever plans a run needs them, reports do not.
-    history: of an earlier reading of the same lake; brought up to date.
+    history: of earlier readings of the same lake; one query or two bring it up to date and may spare two.
     """
     with lake.transaction():
         existing = relations(lake)
@@ -105,6 +105,8 @@ def read(
             return {}
         models = [model for _, names in wanted for model in names]
         numbers = _fences(lake, models) if fences else dict.fromkeys(models, -1)
+        if history is not None:
+            history.forget_what_changed(lake)
         kept = history or History()
         known = kept.look(lake, [stream.id for stream, _ in wanted])
         small = _small({stream.id: _files(known[stream.id]) for stream, _ in wanted})

@@ -54,8 +54,11 @@ def _build(wanted: Container[str], project: Project) -> tuple[list[Mart], dict[s
         with tools.transform() as transform:
             for _ in range(_ROUNDS):
                 errors |= build(due, manifest, transform, tools.ledger)
-                due = [mart for mart in plan_build(manifest, tools.lake) if mart.is_due]
-                due = [mart for mart in due if mart.name in wanted and mart.name not in errors]
+                due = [
+                    mart
+                    for mart in plan_build(manifest, tools.lake)
+                    if mart.is_due and mart.name in wanted and mart.name not in errors
+                ]
                 if not due:
                     break
     return marts, errors
