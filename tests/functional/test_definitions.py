@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,38 @@ def test_what_was_fed_elsewhere_is_told_once(items: ScratchLake) -> None:
         first = tick(items, instance)
         assert [event.asset_key.to_user_string() for event in first.asset_events] == ["int_shop__items"]
         assert not tick(items, instance, first.cursor).asset_events
+
+
+def test_dbts_tests_run_again_after_a_feed_once_the_hour_has_turned(items: ScratchLake) -> None:
+    items.write(
+        "dag/processed/shop/_items.yml",
+        "models: [{name: int_shop__items, columns: [{name: item_id, data_tests: [unique]}]}]",
+    )
+    check = dg.AssetCheckKey(dg.AssetKey("int_shop__items"), "unique_int_shop__items_item_id")
+    definitions, looked = build_definitions(items.root), None
+
+    def asked(at: str) -> int:
+        nonlocal looked
+        looked = dg.evaluate_automation_conditions(
+            definitions,
+            instance,
+            asset_selection=dg.AssetSelection.checks(check),
+            evaluation_time=datetime.fromisoformat(f"2026-11-25T{at}+00:00"),
+            cursor=looked.cursor if looked else None,
+        )
+        return looked.total_requested
+
+    def feed() -> None:
+        instance.report_runless_asset_event(dg.AssetMaterialization("int_shop__items"))
+
+    with dg.instance_for_test() as instance:
+        feed()
+        assert [asked("10:10:00"), asked("10:10:30")] == [1, 0]
+        feed()
+        assert [asked("10:20:00"), asked("10:59:30")] == [0, 0]
+        assert [asked("11:00:20"), asked("11:00:50"), asked("12:00:10")] == [1, 0, 0]
+        feed()
+        assert asked("12:10:00") == 1
 
 
 def test_a_quarantined_file_fails_the_check_and_not_the_run(items: ScratchLake) -> None:
