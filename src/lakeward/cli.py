@@ -33,6 +33,7 @@ from lakeward.streams import Stream, find_stream
 if TYPE_CHECKING:
     from lakeward.attempt import Tools
     from lakeward.rounds import Rest, Round
+    from lakeward.sources import Source
 
 app = typer.Typer(
     name="lakeward",
@@ -104,6 +105,24 @@ def check(json: Json = False) -> None:
         )
     if errors:
         raise typer.Exit(2)
+
+
+@app.command()
+def sync(
+    sources: Annotated[
+        list[str] | None, typer.Argument(metavar="SOURCE[/STREAM]", help="Default: every source.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Read sources with their Airbyte connectors, on this machine, and land what is new."""
+    from lakeward.rounds import sync as sync_sources
+
+    project = open_project(Path.cwd(), parse=False)
+    with open_tools(project.settings, console.say) as tools:
+        outcome = sync_sources(_chosen_sources(project, sources), tools)
+    outcome.show(json=json)
+    if not outcome.good:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -353,6 +372,29 @@ def _chosen(project: Project, names: list[str] | None) -> list[Stream]:
         if names
         else project.streams
     )
+
+
+def _chosen_sources(project: Project, names: list[str] | None) -> list[tuple[Source, list[Stream]]]:
+    """The named sources, each with its selected streams or those named. Nothing selected is an error."""
+    from lakeward.sources import find_source, source_files
+
+    project_dir = project.settings.project_dir
+    wanted = names or [path.stem for path in source_files(project_dir)]
+    if not wanted:
+        raise ConfigError(
+            f"the lake has no sources: no {project_dir}/sources/*.yml", hint="docs/adding-a-source.md has one"
+        )
+    chosen: dict[str, tuple[Source, list[Stream]]] = {}
+    for name in wanted:
+        source, _, stream = name.partition("/")
+        found = chosen.setdefault(source, (find_source(project_dir, source), []))[1]
+        if stream:
+            found.append(find_stream(project_dir, project.streams, name))
+        else:
+            found += [each for each in project.streams if each.source == source and each.config.selected]
+        if not found:
+            raise ConfigError(f"{source} has no streams to sync", hint=f"add dag/streams/{source}/*.json")
+    return [(source, list(dict.fromkeys(streams))) for source, streams in chosen.values()]
 
 
 def _empty() -> ConfigError:

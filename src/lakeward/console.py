@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lakeward.attempt import FeedReport, Progress
     from lakeward.check import Finding
     from lakeward.status import Status
+    from lakeward.sync import SyncReport
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -120,6 +121,26 @@ def report_lines(report: FeedReport) -> list[str]:
     if report.conflicts:
         lines.append(f"{report.stream}: another writer was faster; started over {report.conflicts} time(s)")
     lines += [f"{report.stream}: {model}: {error}" for model, error in report.errors.items()]
+    return lines
+
+
+def sync_lines(report: SyncReport, log: Path) -> list[str]:
+    """What went wrong in a sync, or should be known, a line each."""
+    lines = []
+    for stream in report.streams:
+        if stream.error:
+            lines.append(f"{stream.stream}: {stream.error}")
+        if stream.note:
+            lines.append(f"{stream.stream}: {stream.note}")
+        if stream.nulled:
+            lines.append(
+                f"{stream.stream}: {stream.nulled:,} values did not fit their type and are null "
+                "(_airbyte_meta.changes names them)"
+            )
+    if report.error:
+        lines.append(f"{report.source}: {report.error}")
+    if report.failed:
+        lines.append(f"{report.source}: what the connector said is in {log}")
     return lines
 
 

@@ -9,6 +9,7 @@ LakewardError
 │  ├─ NothingSelected     dbt had no model to run: progress must not move
 │  ├─ DataError           rows of some landed file do not fit the model
 │  └─ MemoryExceeded      the batch was too large for the memory limit
+├─ ConnectorError         an Airbyte connector failed, in its own words
 └─ LedgerError            the ledger contradicts the tables
    └─ WriterConflict      another writer was faster: read again, start over (transient)
 """
@@ -68,6 +69,10 @@ class DataError(TransformError):
 
 
 class MemoryExceeded(TransformError):
+    pass
+
+
+class ConnectorError(LakewardError):
     pass
 
 

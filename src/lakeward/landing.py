@@ -1,10 +1,14 @@
-"""What has landed: the only module that talks to the object store. It reads; it never writes."""
+"""What has landed: the only module that talks to the object store.
+
+It writes nothing but what `lakeward sync` lands: whole files, under names of their own, never again.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -51,6 +55,14 @@ class Store(Protocol):
 
     def head(self, path: str) -> LandedFile | None: ...
 
+    def put(self, file: Path, path: str) -> None:
+        """Durable when it returns; the file may have been moved away."""
+
+    def move(self, path: str, to: str) -> None:
+        """Atomic. May be repeated: what is there already stays as it is."""
+
+    def delete(self, path: str) -> None: ...
+
 
 class Landing:
     """The landing zone of one lake. Safe to keep; opens no connection until asked."""
@@ -92,6 +104,25 @@ class Landing:
             self.requests += 1
             return self._store.head(path)
 
+    def stage(self, file: Path, path: str) -> None:
+        """Make a local file durable in the store, outside `raw/`, where nothing is fed."""
+        with _translated(self._url, "write to"):
+            self._store.put(file, path)
+
+    def publish(self, staged: str, path: str) -> None:
+        """Land a staged file. May be repeated, after a kill too: it lands once, under one identity."""
+        with _translated(self._url, "write to"):
+            self._store.move(staged, path)
+
+    def discard_staged(self, prefix: str) -> None:
+        """Delete what is staged below the prefix and will never land."""
+        if prefix.startswith("raw/"):
+            raise ValueError(f"{prefix}: what has landed is never deleted")
+        with _translated(self._url, "write to"):
+            for page in self._store.pages(prefix, None):
+                for file in page:
+                    self._store.delete(file.path)
+
     def _all(self, prefix: str, since: date | None) -> Iterator[LandedFile]:
         with _translated(self._url):
             self.requests += 1
@@ -122,6 +153,18 @@ class Objects:
         except FileNotFoundError:
             return None
 
+    def put(self, file: Path, path: str) -> None:
+        self._store.put(path, file)
+
+    def move(self, path: str, to: str) -> None:
+        if self.head(to) is None:
+            self._store.copy(path, to)
+        with suppress(FileNotFoundError):
+            self._store.delete(path)
+
+    def delete(self, path: str) -> None:
+        self._store.delete(path)
+
     def _landed(self, meta: ObjectMeta) -> LandedFile:
         etag = (meta["e_tag"] or "").strip('"')
         return LandedFile(meta["path"], etag, meta["size"], partition_date(meta["path"]))
@@ -145,6 +188,26 @@ class Folder:
             return self._landed(path, (self._root / path).stat())
         except FileNotFoundError:
             return None
+
+    def put(self, file: Path, path: str) -> None:
+        target = self._root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_name(f".{target.name}.partial")
+        shutil.move(file, unfinished)
+        with unfinished.open("rb") as written:
+            os.fsync(written.fileno())
+        _rename(unfinished, target)
+
+    def move(self, path: str, to: str) -> None:
+        target = self._root / to
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            (self._root / path).unlink(missing_ok=True)
+        else:
+            _rename(self._root / path, target)
+
+    def delete(self, path: str) -> None:
+        (self._root / path).unlink(missing_ok=True)
 
     def _below(
         self,
@@ -192,6 +255,16 @@ class Folder:
         return LandedFile(path, f"{stat.st_size:x}-{stat.st_mtime_ns:x}", stat.st_size, partition_date(path))
 
 
+def _rename(file: Path, target: Path) -> None:
+    """Also after a power cut: the folder that holds the name is on disk when it returns."""
+    file.rename(target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 def open_landing(settings: Settings) -> Landing:
     """Raises ConfigError for a URL no store understands; touches nothing."""
     url = settings.landing_url
@@ -226,15 +299,15 @@ def _folder(path: Path, settings: Settings) -> Folder:
 
 
 @contextmanager
-def _translated(url: str) -> Iterator[None]:
+def _translated(url: str, verb: str = "read") -> Iterator[None]:
     try:
         yield
     except BaseError as error:
         raise LandingError(
-            f"cannot read the landing zone {url}: {str(error).splitlines()[0]}",
+            f"cannot {verb} the landing zone {url}: {str(error).splitlines()[0]}",
             hint="check the address, the credentials (AWS_*) and the network; nothing was marked as done",
         ) from error
     except OSError as error:
         raise LandingError(
-            f"cannot read the landing zone {url}: {error}", hint="let this user read it"
+            f"cannot {verb} the landing zone {url}: {error}", hint=f"let this user {verb} it"
         ) from error

@@ -36,6 +36,12 @@ _TABLES = {
     "build_log": """
         model varchar, event varchar, read_snapshot bigint, code varchar, error varchar,
         logged_at timestamptz""",
+    # event: checkpoint (a stream's files and the state that speaks of their records; with no stream, the
+    #        state of all) | published (all files up to a checkpoint have landed) | done | failed
+    "sync_log": """
+        source varchar, stream varchar, sync_id bigint, checkpoint bigint, event varchar,
+        state varchar, files varchar, records bigint, sent bigint, nulled bigint, generation bigint,
+        error varchar, logged_at timestamptz""",
 }
 
 # rowid follows commit order, clocks of several machines do not.
@@ -149,7 +155,7 @@ def _missing(lake: Lake, models: Sequence[str]) -> tuple[bool, list[str]] | None
     """Is the ledger missing, and which fences are; None when nothing is."""
     have = relations(lake)
     fences = [model for model in models if ("fences", model) not in have]
-    no_ledger = LAST not in have
+    no_ledger = any(("meta", name) not in have for name in (*_TABLES, *_VIEWS))
     return (no_ledger, fences) if no_ledger or fences else None
 
 

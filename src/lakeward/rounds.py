@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.markup import escape
 
@@ -21,8 +21,11 @@ from lakeward.settings import find_project
 from lakeward.workers import feed_all
 
 if TYPE_CHECKING:
+    from rich.status import Status as RichStatus
+
     from lakeward.attempt import Tools
     from lakeward.feed import Found
+    from lakeward.sources import Source
     from lakeward.streams import Stream
 
 _WATCH_SECONDS = 5
@@ -37,6 +40,13 @@ class Outcome:
     idle: bool
     lines: list[str]
     record: dict[str, Any]
+
+    def show(self, *, json: bool) -> None:
+        if json:
+            console.print_json(self.record)
+        else:
+            for line in self.lines:
+                console.out.print(escape(line), soft_wrap=True)
 
 
 def rest_after(failures: int) -> float:
@@ -89,14 +99,14 @@ def repeat(once: Round, *, watch: bool, json: bool) -> bool:
             with open_tools(project.settings, console.say) as tools:
                 outcome = once(project, tools, rest)
                 has_begun = True
-                _show(outcome, json=json)
+                outcome.show(json=json)
                 if not watch:
                     return outcome.good and not project.problems
                 time.sleep(_WATCH_SECONDS)
                 while last_change(project_dir) == read_at:
                     outcome = once(project, tools, rest)
                     if not outcome.idle:
-                        _show(outcome, json=json)
+                        outcome.show(json=json)
                     time.sleep(_WATCH_SECONDS)
         except LakewardError as error:
             # Watching outlives a catalog that is away for a while, and a file that is being written.
@@ -104,6 +114,53 @@ def repeat(once: Round, *, watch: bool, json: bool) -> bool:
                 raise
             console.err.print(escape(f"{error}; trying again"), soft_wrap=True)
             time.sleep(_WATCH_SECONDS)
+
+
+def sync(jobs: Sequence[tuple[Source, Sequence[Stream]]], tools: Tools) -> Outcome:
+    """Read the sources, one after the other; what each landed is said on stderr as it lands.
+
+    What a connector says goes to a log file of its source.
+    """
+    from lakeward.sync import open_connector  # a feed does without
+    from lakeward.sync import sync as sync_source
+
+    reports, errors = [], {}
+    for source, streams in jobs:
+        log = tools.settings.state_dir / "logs" / f"sync-{source.name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with log.open("w") as lines, console.err.status(f"syncing {source.name}") as status:
+
+                def note(line: str, lines: TextIO = lines) -> None:
+                    print(line, file=lines, flush=True)
+
+                def progress(told: str, status: RichStatus = status) -> None:
+                    status.update(escape(f"syncing {told}"))
+
+                connector = open_connector(source, tools.settings, note)
+                report = sync_source(
+                    source, streams, connector,
+                    settings=tools.settings, lake=tools.lake, landing=tools.landing,
+                    say=lambda line: console.err.print(escape(line), soft_wrap=True), progress=progress,
+                )  # fmt: skip
+        except LakewardError as error:
+            if len(jobs) == 1:
+                raise
+            errors[source.name] = str(error)
+            console.err.print(escape(f"{source.name}: {error}"), soft_wrap=True)
+            continue
+        reports.append(report)
+        for line in console.sync_lines(report, log):
+            console.err.print(escape(line), soft_wrap=True)
+    streams_read = [stream for report in reports for stream in report.streams]
+    files, records = sum(each.files for each in streams_read), sum(each.records for each in streams_read)
+    said = f"landed {_count(files, 'file')}, {_count(records, 'record')}"
+    return Outcome(
+        good=not errors and not any(report.failed for report in reports),
+        idle=not files,
+        lines=[said if files else f"nothing new in {_count(len(streams_read), 'stream')}"],
+        record={"sources": [asdict(report) for report in reports], "errors": errors},
+    )
 
 
 def feed(
@@ -182,14 +239,6 @@ def feed_and_build(project: Project, tools: Tools, rest: Rest) -> Outcome:
         lines=fed.lines + built.lines,
         record=fed.record | built.record,
     )
-
-
-def _show(outcome: Outcome, *, json: bool) -> None:
-    if json:
-        console.print_json(outcome.record)
-    else:
-        for line in outcome.lines:
-            console.out.print(escape(line), soft_wrap=True)
 
 
 def _count(number: int, thing: str) -> str:

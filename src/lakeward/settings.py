@@ -72,6 +72,11 @@ class Settings(BaseModel):
     batch_max_files: int = Field(
         default=1000, ge=10, description="Files that one dbt invocation is given at most."
     )
+    sync_silence_minutes: float = Field(
+        default=60,
+        gt=0,
+        description="Minutes without a word from a connector after which `lakeward sync` takes it for hung.",
+    )
     workers: int = Field(
         default_factory=lambda: min(4, os.cpu_count() or 1),
         ge=1,

@@ -41,7 +41,7 @@ META_COLUMNS = {
     "_airbyte_generation_id": "BIGINT",
 }
 
-_NAME = re.compile(r"^[a-z0-9]+(_[a-z0-9]+)*$")
+NAME = re.compile(r"^[a-z0-9]+(_[a-z0-9]+)*$")
 
 
 def _duration(value: object) -> object:
@@ -156,7 +156,7 @@ def load_stream(path: Path) -> Stream:
     """Raises ConfigError naming the file, the key and the remedy."""
     source, name = path.parent.name, path.stem
     for part in (source, name):
-        if not _NAME.match(part):
+        if not NAME.match(part):
             raise ConfigError(
                 f'{path}: "{part}" cannot name a source or stream',
                 hint="use lower-case letters, digits and single underscores, as in shopify/order_refunds",

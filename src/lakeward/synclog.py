@@ -1,0 +1,138 @@
+"""How far each source was read: a sync's checkpoints, append-only, in the lake itself.
+
+A checkpoint is a connector's state together with the files of the records it speaks of. The files are
+staged before it is written and land after: whoever finds one that has not landed lands it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lakeward.errors import WriterConflict
+from lakeward.meta import META, fence_table, retry, set_up
+
+if TYPE_CHECKING:
+    from lakeward.lake import Lake
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class StagedFile:
+    """staged, path: relative to the landing root, before and after it lands."""
+
+    staged: str
+    path: str
+    rows: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a checkpoint holds of one stream; of all of them with no stream, where the state is global.
+
+    state: the connector's own message, or None where it has told none. nulled: values that did not fit.
+    """
+
+    stream: str | None
+    state: Message | None
+    files: Sequence[StagedFile] = ()
+    nulled: int = 0
+
+
+@dataclass(frozen=True)
+class Begun:
+    """states: one per stream, or one for all. leftovers: files of checkpoints that may not have landed."""
+
+    states: dict[str | None, Message]
+    leftovers: list[StagedFile]
+
+
+class SyncLog:
+    """Of one source. Whoever began last may write: the fence refuses all who began before."""
+
+    def __init__(self, lake: Lake, source: str, sync_id: int) -> None:
+        self._lake = lake
+        self._source = source
+        self._sync_id = sync_id
+        self._fence = fence_table(f"sync {source}")
+        self._number = -1
+
+    def begin(self) -> Begun:
+        """Take over from whoever synced this source before, killed or not. Sets up what is missing."""
+        set_up(self._lake, [f"sync {self._source}"])
+        retry(self._take)
+        states: dict[str | None, Message] = {}
+        rows = self._lake.query(
+            f"""
+            select stream, state from {META}.sync_log
+            where source = ? and event = 'checkpoint' and state is not null
+            qualify row_number() over (partition by stream order by checkpoint desc) = 1
+            order by checkpoint""",
+            [self._source],
+        )
+        for stream, state in rows:
+            if stream is None:  # of all streams: it stands for what each has told before
+                states.clear()
+            else:
+                states.pop(None, None)
+            states[stream] = json.loads(state)
+        rows = self._lake.query(
+            f"""
+            select files from {META}.sync_log
+            where source = $source and event = 'checkpoint' and checkpoint > coalesce((
+                select max(checkpoint) from {META}.sync_log where source = $source and event = 'published'
+            ), -1)""",
+            {"source": self._source},
+        )
+        return Begun(states, [StagedFile(**file) for (files,) in rows for file in json.loads(files)])
+
+    def checkpoint(self, parts: Sequence[Part]) -> None:
+        """All parts in one snapshot, or none. Raises WriterConflict when another sync has begun since."""
+        with self._lake.transaction():
+            self._advance()
+            for part in parts:
+                self._insert(
+                    "checkpoint",
+                    stream=part.stream,
+                    state=json.dumps(part.state) if part.state is not None else None,
+                    files=json.dumps([vars(file) for file in part.files]),
+                    records=sum(file.rows for file in part.files),
+                    nulled=part.nulled,
+                )
+
+    def published(self) -> None:
+        """Every file of the last checkpoint and of those before has landed."""
+        self._insert("published")
+
+    def finish(self, stream: str, *, records: int, sent: int | None, error: str | None) -> None:
+        """sent: how many records the connector says it sent, as far as it says so."""
+        event = "done" if error is None else "failed"
+        self._insert(event, stream=stream, records=records, sent=sent, error=error)
+
+    def _take(self) -> None:
+        with self._lake.transaction():
+            ((self._number,),) = self._lake.query(f"select n from {self._fence}")
+            self._advance()
+
+    def _advance(self) -> None:
+        ((number,),) = self._lake.query(f"select n from {self._fence}")
+        if number != self._number:
+            raise WriterConflict(
+                f"another sync of {self._source} has begun meanwhile",
+                hint="it goes on from the last checkpoint; nothing of this one is lost or landed twice",
+            )
+        self._lake.query(f"update {self._fence} set n = n + 1")
+        self._number += 1
+
+    def _insert(self, event: str, **values: object) -> None:
+        values |= {
+            "source": self._source, "sync_id": self._sync_id, "checkpoint": self._number, "event": event,
+        }  # fmt: skip
+        columns = ", ".join(f"${name} as {name}" for name in values)
+        self._lake.query(
+            f"insert into {META}.sync_log by name select {columns}, now() as logged_at", dict(values)
+        )
