@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import resource
 import signal
+from typing import Any
 
 
 def limit_file_size(size: int) -> None:
@@ -20,3 +22,37 @@ def drop_capabilities() -> None:
     nothing = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; of 32 capabilities and of 32 more
     if ctypes.CDLL(None, use_errno=True).capset(header, nothing):
         raise OSError(ctypes.get_errno(), "capset")
+
+
+def kill_sync_at(step: int, checkpoint_seconds: float) -> None:
+    """SIGKILL before or after the step-th of what a sync does that lasts, connector and all."""
+    import lakeward.landing
+    import lakeward.spool
+    import lakeward.sync
+    import lakeward.synclog
+
+    lakeward.sync._CHECKPOINT_SECONDS = checkpoint_seconds
+    done = 0
+
+    def count() -> None:
+        nonlocal done
+        if done == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done += 1
+
+    def stepped(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        def wrapped(*args: Any, **options: Any) -> Any:
+            count()
+            result = original(*args, **options)
+            count()
+            return result
+
+        setattr(owner, name, wrapped)
+
+    for name in ("stage", "publish", "discard_staged"):
+        stepped(lakeward.landing.Landing, name)
+    for name in ("_take", "checkpoint", "_insert"):
+        stepped(lakeward.synclog.SyncLog, name)
+    stepped(lakeward.spool.Spool, "write")

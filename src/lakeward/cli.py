@@ -394,7 +394,10 @@ def _chosen_sources(project: Project, names: list[str] | None) -> list[tuple[Sou
             found += [each for each in project.streams if each.source == source and each.config.selected]
         if not found:
             raise ConfigError(f"{source} has no streams to sync", hint=f"add dag/streams/{source}/*.json")
-    return [(source, list(dict.fromkeys(streams))) for source, streams in chosen.values()]
+    return [
+        (source, list({stream.id: stream for stream in streams}.values()))
+        for source, streams in chosen.values()
+    ]
 
 
 def _empty() -> ConfigError:

@@ -2,157 +2,125 @@
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from uv import find_uv_bin
 
-from examples.faker.read import ConnectorFailed, Message, discover, land, read
 from tests.scratch import REPOSITORY, ScratchLake
 
-REQUIREMENT = "airbyte-source-faker==7.2.1"
-DAG = REPOSITORY / "examples" / "faker" / "orchestration" / "dag"
+EXAMPLE = REPOSITORY / "examples" / "faker" / "orchestration"
 STREAMS = ("users", "products", "purchases")
-NIGHTS = [datetime(2026, 11, day, 23, 40, tzinfo=UTC) for day in range(1, 5)]
 
+Message = dict[str, Any]
 Row = tuple[Any, ...]
 Records = dict[str, dict[int, Message]]  # newest record by id, by stream
 
 
-@pytest.fixture(scope="session")
-def connector() -> Path:
-    """The connector's program, installed once per clone: its pins and ours cannot share an environment."""
-    home = REPOSITORY / ".lake" / "connectors" / "source-faker-7.2.1"
-    program, complete = home / "bin" / "source-faker", home / "complete"
-    if complete.exists() and program.exists() and (home / "bin" / "python").exists():
-        return program
-    shutil.rmtree(home, ignore_errors=True)
-    uv = shutil.which("uv", path=f"{os.environ['PATH']}:{REPOSITORY / '.uv' / 'bin'}")
-    python = _suitable_python(uv)
-    if python is None:
-        pytest.skip(f"{REQUIREMENT} needs Python 3.10, 3.11 or 3.12, and there is none here")
-    venv, pip = [python, "-m", "venv"], [str(home / "bin" / "pip"), "install"]
-    if uv:
-        venv, pip = [*venv, "--without-pip"], [uv, "pip", "install", "--python", str(home)]
-    subprocess.run([*venv, home], check=True)
-    subprocess.run([*pip, "--quiet", REQUIREMENT], check=True)
-    complete.touch()
-    return program
-
-
-def _suitable_python(uv: str | None) -> str | None:
-    if (3, 10) <= sys.version_info[:2] < (3, 13):
-        return sys.executable
-    if uv is None:
-        return None
+def needed_python(supported: str) -> str:
+    """A Python that the connector has a release for, or a skip."""
     found = subprocess.run(
-        [uv, "python", "find", "--system", "--no-python-downloads", ">=3.10,<3.13"],
+        [find_uv_bin(), "python", "find", "--system", "--no-python-downloads", supported],
         check=False, capture_output=True, text=True,
     )  # fmt: skip
-    return found.stdout.strip() or None
+    if found.returncode:
+        pytest.skip(f"the connector needs Python {supported}, and there is none here")
+    return found.stdout.strip()
 
 
-@dataclass(frozen=True)
-class Reads:
-    """What the connector printed, from its catalog to its last state."""
+class Faker:
+    """The example's lake; its connectors are installed once per clone."""
 
-    first: list[Message]  # 1,000 users, and as many purchases
-    nothing: list[Message]  # continues from `first`: 200 more users exist, but the connector stops there
-    changed: list[Message]  # continues from `first`: another 300 people under the ids 1 to 300
-    grown: list[Message]  # from the start: the first 1,000 again, and 200 more
+    def __init__(self, lake: ScratchLake) -> None:
+        self.lake = lake
+        shutil.copytree(EXAMPLE, lake.project_dir, dirs_exist_ok=True)
+        self._file = lake.project_dir / "sources" / "faker.yml"
+        self.source = yaml.safe_load(self._file.read_text())
+        if sys.version_info[:2] >= (3, 13):
+            self.source["python"] = needed_python(">=3.10,<3.13")
+        shared = REPOSITORY / ".lake" / "connectors"
+        shared.mkdir(parents=True, exist_ok=True)
+        (lake.root / ".lake" / "connectors").symlink_to(shared)
+        self._told = lake.root / "told.ndjson"
 
+    def configure(self, **config: Any) -> None:
+        self.source["config"] |= config
+        self._file.write_text(json.dumps(self.source))
 
-@pytest.fixture(scope="session")
-def reads(connector: Path) -> Reads:
-    # One process, or the same seed would not give the same purchases.
-    config = {"count": 1000, "seed": 42, "parallelism": 1, "always_updated": False}
-    catalog = discover(connector, config)
+    def overhear(self) -> None:
+        """Put a program between lakeward and the installed connector: it writes down what is said."""
+        (program,) = (self.lake.root / ".lake" / "connectors").glob("source-faker-*/bin/source-faker")
+        between = self.lake.root / "between"
+        between.write_text(f'#!/bin/bash\nset -o pipefail\n"{program}" "$@" | tee -a "{self._told}"\n')
+        between.chmod(0o755)
+        self.source["connector"] = "./between"
+        self.configure()
 
-    def answer(changes: dict[str, Any], states: dict[str, Message]) -> list[Message]:
-        return list(read(connector, config | changes, catalog, states))
+    def sync(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.lake.cli("sync", *arguments, check=False)
 
-    first = answer({}, {})
-    states = _states(first)
-    with ThreadPoolExecutor() as pool:  # a connector takes seconds to start
-        nothing = pool.submit(answer, {"count": 1200}, states)
-        changed = pool.submit(answer, {"count": 300, "seed": 43, "always_updated": True}, states)
-        grown = pool.submit(answer, {"count": 1200}, {})
-    return Reads(first, nothing.result(), changed.result(), grown.result())
+    def told(self) -> list[Message]:
+        """Everything the connector has said in reads so far."""
+        return [json.loads(line) for line in self._told.read_text().splitlines() if line.startswith("{")]
+
+    def landed(self) -> list[Path]:
+        return sorted((self.lake.landing / "raw").rglob("*.parquet"))
 
 
 @pytest.fixture
-def faker_lake(lake: ScratchLake) -> ScratchLake:
-    shutil.copytree(DAG, lake.project_dir / "dag", dirs_exist_ok=True)
-    return lake
+def faker(lake: ScratchLake) -> Faker:
+    return Faker(lake)
 
 
-def test_every_record_read_is_a_row_in_its_newest_version(faker_lake: ScratchLake, reads: Reads) -> None:
-    lake = faker_lake
-    land(reads.first, lake.landing, "faker", at=NIGHTS[0], rows_per_file=400)
-    fed = lake.feed()
-    assert {stream: (report.files, report.rows) for stream, report in fed.items()} == {
-        "faker/users": (3, 1000), "faker/products": (1, 100), "faker/purchases": (3, 1000),
-    }  # fmt: skip
-    assert _tables(lake) == _expected(reads.first)
+def test_every_record_sent_is_a_row_in_its_newest_version(faker: Faker) -> None:
+    faker.configure(count="many")
+    wrong = faker.sync("faker")  # and so installs it without landing a record
+    assert wrong.returncode == 2
+    assert "faker.yml: \"config.count\": 'many' is not of type 'integer'" in wrong.stderr
 
-    assert land(reads.nothing, lake.landing, "faker", at=NIGHTS[1]).files == []
-    assert [report.files for report in lake.feed().values()] == [0, 0, 0]
+    # One process, or the same seed would not give the same purchases.
+    faker.configure(count=1000, seed=42, parallelism=1, always_updated=False)
+    faker.overhear()
+    assert "landed 3 files, 2,100 records" in faker.sync("faker").stdout
+    faker.lake.feed()
+    first = faker.landed()
+    assert _tables(faker.lake) == _expected(faker.told())
+    # The connector's own `year` is hidden by the partition: docs/decisions/0004.
+    assert faker.lake.query("select distinct year from int_faker__products") == [(datetime.now(UTC).year,)]
 
-    land(reads.changed, lake.landing, "faker", at=NIGHTS[2])
-    lake.feed()
-    assert _tables(lake) == _expected(reads.first, reads.changed)
-    sizes = lake.query(
-        "select count(*), count(*) filter (day = 1), count(*) filter (day = 3) from int_faker__users"
-    )
-    assert sizes == [(1000, 700, 300)]
+    faker.configure(count=1200)  # 200 more exist, but the connector stops at its state
+    assert "nothing new in 3 streams" in faker.sync("faker").stdout
+    assert faker.landed() == first
+    assert [report.files for report in faker.lake.feed().values()] == [0, 0, 0]
 
-    land(reads.grown, lake.landing, "faker", at=NIGHTS[3])
-    lake.feed()
-    assert _tables(lake) == _expected(reads.first, reads.changed, reads.grown)
-    assert lake.query("select count(*), count(distinct user_id) from int_faker__users") == [(1200, 1200)]
+    faker.configure(count=300, seed=43, always_updated=True)  # other people under the ids 1 to 300
+    assert faker.sync("faker").returncode == 0
+    newer = [path for path in faker.landed() if path not in first]
+    assert len(newer) == 3
+    faker.lake.feed()
+    assert _tables(faker.lake) == _expected(faker.told())
+    assert faker.lake.query("select count(*), count(distinct user_id) from int_faker__users") == [
+        (1000, 1000)
+    ]
 
-    before = len(lake.events())
-    assert [report.batches for report in lake.feed().values()] == [0, 0, 0]
-    assert len(lake.events()) == before == 3 + 3 + 1 + 3 + 3
-
-
-def test_a_read_that_lands_after_a_newer_one_changes_no_newer_row(
-    faker_lake: ScratchLake, reads: Reads
-) -> None:
-    lake = faker_lake
-    for messages, night in ((reads.changed, NIGHTS[2]), (reads.first, NIGHTS[0])):
-        land(messages, lake.landing, "faker", at=night)
-        lake.feed()
-
-    assert _tables(lake) == _expected(reads.first, reads.changed)
-
-
-def test_a_field_named_year_is_hidden_by_the_partition(faker_lake: ScratchLake, reads: Reads) -> None:
-    land(reads.first, faker_lake.landing, "faker", at=NIGHTS[0])
-    faker_lake.feed("faker/products")
-
-    sent = {record["data"]["year"] for record in _newest(reads.first)["products"].values()}
-    assert sent == {2023}
-    assert faker_lake.query("select distinct year from int_faker__products") == [(2026,)]
-
-
-def test_a_connector_that_fails_says_why(connector: Path) -> None:
-    with pytest.raises(ConnectorFailed, match="'many' is not of type 'integer'"):
-        discover(connector, {"count": "many"})
-
-
-def _states(messages: Iterable[Message]) -> dict[str, Message]:
-    states = (message["state"] for message in messages if message["type"] == "STATE")
-    return {state["stream"]["stream_descriptor"]["name"]: state for state in states}
+    # Again, the newer files first: a file that lands late changes no newer row.
+    for path in first:
+        path.rename(path.with_suffix(".held"))
+    for stream in STREAMS:
+        assert faker.lake.cli("refresh", f"faker/{stream}").returncode == 0
+    for path in first:
+        path.with_suffix(".held").rename(path)
+    faker.lake.feed()
+    assert _tables(faker.lake) == _expected(faker.told())
 
 
 def _newest(*reads: Iterable[Message]) -> Records:

@@ -11,6 +11,7 @@ import json
 import random
 import ssl
 import subprocess
+import sys
 import tempfile
 import threading
 from abc import ABC, abstractmethod
@@ -59,8 +60,8 @@ class Answer:
 class Standin(ABC):
     """An API that serves `records`: the record of each id, by stream. Change them between syncs.
 
-    `requests` counts by subject, refusals and failures included. `refused` names other hosts that the
-    connector wanted. A record dated before `start` exists in every stream: no sync may bring it.
+    `requests` counts by subject, failures included. `refused` names other hosts that the connector wanted.
+    `too_old` is the id, by stream, of a record dated before `start`: no sync may bring it.
     """
 
     host: ClassVar[str]
@@ -73,6 +74,7 @@ class Standin(ABC):
         self.records: dict[str, dict[Any, Record]] = {}
         self.requests: Counter[str] = Counter()
         self.refused: list[str] = []
+        self.too_old: dict[str, Any] = {}
         self.environment: dict[str, str] = {}
         self.now = datetime.now(UTC).replace(microsecond=0)
         self.start = (self.now - timedelta(days=10)).replace(hour=0, minute=0, second=0)
@@ -95,6 +97,10 @@ class Standin(ABC):
     def add(self, stream: str, *, at: datetime | None = None) -> Any:
         """Put in a new record, made up, dated now; its id."""
 
+    @abstractmethod
+    def touch(self, stream: str, identity: Any, **changes: Any) -> None:
+        """Change a record, and date it now."""
+
     def command(self, venv: Path) -> list[str]:
         """The start of the connector's command line, from the environment it is installed in."""
         return [str(venv / "bin" / self.program)]
@@ -115,7 +121,7 @@ class Standin(ABC):
 
     def populate(self, stream: str, count: int) -> None:
         """One record from before `start`, the others spread over the days since, oldest first."""
-        self.add(stream, at=self.start - timedelta(days=20))
+        self.too_old[stream] = self.add(stream, at=self.start - timedelta(days=20))
         for n in range(1, count):
             self.add(stream, at=self.start + (self.now - self.start) * n / count)
 
@@ -152,7 +158,7 @@ def id_maker(seed: str) -> Iterator[int]:
 class _Proxy(ThreadingHTTPServer):
     """Takes CONNECT for the one host, and is then that host."""
 
-    daemon_threads = True  # a connector that is killed leaves its connections behind
+    daemon_threads = True
 
     def __init__(self, api: Standin, certificate: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Connection)
@@ -161,7 +167,9 @@ class _Proxy(ThreadingHTTPServer):
         self.tls.load_cert_chain(certificate)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing: what breaks here is the connection of a connector that has ended."""
+        """Silent about broken connections: a connector that is killed leaves them."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class _Connection(BaseHTTPRequestHandler):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import operator
 import re
 import uuid
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from tests.standins import UNUSUAL, Answer, Record, Request, Standin, id_maker
 
 _URL = "https://a.klaviyo.com/api"
 _CURSORS = {"events": "datetime", "campaigns": "updated_at"}
+_COMPARISONS = {"greater-than": operator.gt, "greater-or-equal": operator.ge, "less-or-equal": operator.le}
 _CONDITION = re.compile(r"(greater-than|greater-or-equal|less-or-equal|equals)\(([\w.]+),'?([^,()']*)'?\)")
 
 
@@ -45,9 +47,11 @@ class Klaviyo(Standin):
         return {"api_key": self.secret, "start_date": self.start.strftime("%Y-%m-%dT%H:%M:%SZ")}
 
     def add(self, stream: str, *, at: datetime | None = None) -> str:
-        at = at or datetime.now(UTC).replace(microsecond=0)
+        at = at or datetime.now(UTC)
         n = len(self.records[stream])
-        identity = f"01K{next(self._ids):023d}" if stream in {"profiles", "campaigns"} else _short(self._ids)
+        identity = (
+            f"01K{next(self._ids):023d}" if stream in {"profiles", "campaigns"} else f"{next(self._ids):X}"
+        )
         made = {
             "metrics": self._metric,
             "lists": self._list,
@@ -98,19 +102,13 @@ class Klaviyo(Standin):
         return Answer({"errors": [error]}, status, {"Retry-After": "1"} if status == 429 else {})
 
     def _meets(self, record: Record, conditions: str) -> bool:
-        for operator, field, value in _CONDITION.findall(conditions):
-            if operator == "equals":
-                if value not in self._values(record, field):
-                    return False
-                continue
-            if record["attributes"].get(field) is None:
-                return False
-            have, limit = _moment(record, field), datetime.fromisoformat(value)
-            if not {
-                "greater-than": have > limit,
-                "greater-or-equal": have >= limit,
-                "less-or-equal": have <= limit,
-            }[operator]:
+        for name, field, value in _CONDITION.findall(conditions):
+            if name == "equals":
+                met = value in self._values(record, field)
+            else:
+                moment = record["attributes"].get(field) and _moment(record, field)
+                met = moment is not None and _COMPARISONS[name](moment, datetime.fromisoformat(value))
+            if not met:
                 return False
         return True
 
@@ -269,10 +267,6 @@ def _time(stream: str, at: datetime) -> str:
 
 def _moment(record: Record, field: str) -> datetime:
     return datetime.fromisoformat(record["attributes"][field])
-
-
-def _short(ids: Iterator[int]) -> str:
-    return f"{next(ids):X}"
 
 
 def _encoded(position: int) -> str:

@@ -133,11 +133,8 @@ class Shopify(Standin):
             "total_spent": f"{n * 19.9:.2f}",
             "last_order_id": None,
             "note": UNUSUAL["long"] if n == 2 else None,
-            "verified_email": True,
-            "multipass_identifier": None,
             "tax_exempt": False,
             "tags": "vip, été",
-            "last_order_name": None,
             "currency": "EUR",
             "phone": "+4512345678",
             "addresses": [address],
@@ -150,8 +147,8 @@ class Shopify(Standin):
 
     def _order(self, n: int, identity: int, at: datetime) -> Record:
         customers = list(self.records["customers"].values())
-        customer = customers[n % len(customers)] if n % 4 else None
-        price = f"{12.5 * (n + 1):.2f}"
+        lines = [self._line(n, line) for line in range(1 + n % 3)]
+        price = f"{sum(float(line['price']) * line['quantity'] for line in lines):.2f}"
         totals = ("subtotal_price", "total_line_items_price", "total_price", "current_total_price")
         zeros = ("total_discounts", "total_tax", "current_total_tax", "current_total_discounts")
         return {
@@ -160,16 +157,10 @@ class Shopify(Standin):
             **{f"{key}_set": _money(price) for key in totals},
             **dict.fromkeys(zeros, "0.00"),
             **{f"{key}_set": _money("0.00") for key in zeros},
-            **dict.fromkeys(
-                ("app_id", "cancel_reason", "cancelled_at", "checkout_id", "location_id", "user_id")
-            ),
+            **dict.fromkeys(("app_id", "cancel_reason", "cancelled_at", "fulfillment_status", "phone")),
             "browser_ip": "127.0.0.1",
             "buyer_accepts_marketing": False,
-            "client_details": {
-                "accept_language": "fr-FR",
-                "browser_height": None,
-                "user_agent": "Mozilla/5.0",
-            },
+            "client_details": {"accept_language": "fr-FR", "browser_height": None, "browser_width": 1280},
             "closed_at": _time(at) if n % 2 else None,
             "confirmed": True,
             "created_at": _time(at - timedelta(hours=2)),
@@ -178,28 +169,25 @@ class Shopify(Standin):
             "discount_codes": [{"code": "ÉTÉ-10", "amount": "1.25", "type": "percentage"}] if n % 2 else [],
             "email": f"person{n}@example.com",
             "financial_status": "paid",
-            "fulfillment_status": None,
             "name": f"#{1001 + n}",
             "note": UNUSUAL["long"] if n == 2 else None,
             "note_attributes": [{"name": "gift-wrap", "value": UNUSUAL["text"]}] if n == 2 else [],
             "number": n + 1,
             "order_number": 1001 + n,
             "payment_gateway_names": ["bogus", "gift_card"],
-            "phone": None,
             "processed_at": _time(at - timedelta(hours=2)),
             "source_name": "web",
             "tags": "",
             "tax_lines": [],
             "taxes_included": True,
             "test": False,
-            "token": f"{identity:x}",
             "total_weight": 400 * n,
             "updated_at": _time(at),
             "billing_address": _address(n),
             "shipping_address": _address(n) if n % 3 else None,
-            "customer": customer,
+            "customer": customers[n % len(customers)] if n % 4 else None,
             "fulfillments": [],
-            "line_items": [self._line(n, line) for line in range(1 + n % 3)],
+            "line_items": lines,
             "shipping_lines": [],
             "not_in_any_schema": UNUSUAL if n == 2 else "x",
         }
@@ -229,8 +217,9 @@ class Shopify(Standin):
         order = max(before, key=lambda order: _moment(order["updated_at"]))
         order["updated_at"] = _time(at)
         line = order["line_items"][0]
+        back = {"id": next(self._ids), "line_item_id": line["id"], "line_item": line, "quantity": 1}
         amount = {"subtotal": float(line["price"]), "subtotal_set": _money(line["price"]), "total_tax": 0.0}
-        paid = {"amount": line["price"], "currency": "EUR", "gateway": "bogus", "kind": "refund"}
+        paid = {"amount": line["price"], "currency": "EUR", "kind": "refund", "status": "success"}
         return {
             **_named("Refund", identity),
             "order_id": order["id"],
@@ -240,16 +229,8 @@ class Shopify(Standin):
             "restock": bool(n % 2),
             "user_id": None,
             "order_adjustments": [],
-            "refund_line_items": [
-                {
-                    "id": next(self._ids),
-                    "line_item_id": line["id"],
-                    "line_item": line,
-                    "quantity": 1,
-                    **amount,
-                }
-            ],
-            "transactions": [{**_named("OrderTransaction", next(self._ids)), "status": "success", **paid}],
+            "refund_line_items": [back | amount],
+            "transactions": [{**_named("OrderTransaction", next(self._ids)), **paid}],
             "duties": [],
             "total_duties_set": _money("0.00"),
             "not_in_any_schema": "x",
@@ -263,8 +244,6 @@ _DISCOUNT = {
     "value": "10.0",
     "value_type": "percentage",
     "allocation_method": "across",
-    "target_selection": "all",
-    "target_type": "line_item",
 }
 
 
@@ -272,9 +251,8 @@ def _meets(record: Record, query: dict[str, str]) -> bool:
     """Open orders only, unless any status is asked for, as the API has it."""
     if query.get("status") != "any" and (record.get("closed_at") or record.get("cancelled_at")):
         return False
-    return all(
-        _moment(record[field]) >= _moment(query[name]) for name, field in _FILTERS.items() if name in query
-    )
+    asked = [(record[field], query[name]) for name, field in _FILTERS.items() if name in query]
+    return all(_moment(value) >= _moment(limit) for value, limit in asked)
 
 
 def _money(amount: str) -> Record:

@@ -1,0 +1,344 @@
+"""Syncs without a server: what a connector sends lands once, whatever it or we do half-way.
+
+The connector is one of ours (tests/fakes/source_counting.py); tests/e2e has real ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from lakeward.errors import WriterConflict
+from lakeward.lake import open_lake
+from lakeward.synclog import Part, SyncLog
+from tests.fakes import source_counting
+from tests.scratch import APPEND, ScratchLake, clean_environment, launcher
+
+CONNECTOR = Path(source_counting.__file__)
+LOG = APPEND.replace("id as item_id,", "id as item_id, _airbyte_meta.changes as changes,")
+LOG = "\n".join(line for line in LOG.splitlines() if "attributes" not in line)
+
+
+class Shop:
+    """A lake with one source, `shop`, of the streams items and notes; models without a key."""
+
+    def __init__(self, lake: ScratchLake) -> None:
+        self.lake = lake
+        self.source: dict[str, Any] = {}
+        for stream in ("items", "notes"):
+            lake.add_stream(f"shop/{stream}", model=LOG)
+        self.says(streams={"items": 25, "notes": 5})
+
+    def says(self, **config: Any) -> None:
+        """From now on the connector is configured with these too; None takes one away."""
+        self.source = {key: value for key, value in (self.source | config).items() if value is not None}
+        text = json.dumps({"connector": str(CONNECTOR), "config": self.source})
+        self.lake.write("sources/shop.yml", text)
+
+    def sync(
+        self, *arguments: str, env: dict[str, str] | None = None, **hook: Any
+    ) -> subprocess.CompletedProcess[str]:
+        return (
+            launcher()
+            .start(
+                "lakeward", "sync", *(arguments or ("shop",)),
+                cwd=self.lake.root, env=clean_environment() | (env or {}), **hook,
+            )
+            .wait()
+        )  # fmt: skip
+
+    def landed(self, stream: str = "items") -> list[int]:
+        """The ids in the landed files, as often as they are there."""
+        files = [str(path) for path in (self.lake.landing / "raw" / "shop" / stream).rglob("*.parquet")]
+        if not files:
+            return []
+        with duckdb.connect() as con:
+            return [
+                n for (n,) in con.execute("select id from read_parquet(?) order by id", [files]).fetchall()
+            ]
+
+    def said(self) -> str:
+        """What the connector said."""
+        return (self.lake.root / ".lake" / "logs" / "sync-shop.log").read_text()
+
+
+@pytest.fixture
+def shop(lake: ScratchLake) -> Shop:
+    return Shop(lake)
+
+
+def test_a_sync_lands_what_is_new_and_goes_on_from_there(shop: Shop) -> None:
+    first = shop.sync()
+    assert first.returncode == 0, first.stderr
+    assert "landed 2 files, 30 records" in first.stdout
+    assert "nothing new in 2 streams" in shop.sync().stdout
+
+    shop.says(streams={"items": 40, "notes": 5})
+    assert "landed 1 file, 15 records" in shop.sync("shop/items").stdout
+    assert shop.landed("items") == list(range(40))
+    assert shop.landed("notes") == list(range(5))
+
+    shop.lake.feed()
+    assert shop.lake.query("select item_id from int_shop__items order by all") == [(n,) for n in range(40)]
+
+
+def test_the_report_can_be_read_by_a_script(shop: Shop) -> None:
+    report = json.loads(shop.sync("--json").stdout)
+    (source,) = report["sources"]
+    items = source["streams"][0]
+    assert (items["stream"], items["mode"]) == ("shop/items", "incremental")
+    assert (items["records"], items["sent"], items["files"], items["error"]) == (25, 25, 1, None)
+
+
+@pytest.mark.parametrize("how", ["exit", "trace"])
+def test_a_connector_that_fails_half_way_keeps_what_its_states_speak_of(shop: Shop, how: str) -> None:
+    shop.says(die_at=17, die_by=how, token="${SHOP_TOKEN}")
+    failed = shop.sync(env={"SHOP_TOKEN": "tok-very-secret"})
+    assert failed.returncode == 1
+    assert "shop/items: " in failed.stderr
+    assert {"exit": "exit code 3", "trace": "no access with ****"}[how] in failed.stderr
+    assert shop.landed() == list(range(10))
+
+    shop.says(die_at=None)
+    assert shop.sync(env={"SHOP_TOKEN": "tok-very-secret"}).returncode == 0
+    assert shop.landed() == list(range(25))
+    assert shop.landed("notes") == list(range(5))
+
+
+def test_a_stream_that_was_complete_lands_though_another_fails(shop: Shop) -> None:
+    shop.says(streams={"items": 5, "notes": 25}, die_at=17)
+    assert shop.sync().returncode == 1
+    assert shop.landed("items") == list(range(5))
+    assert shop.landed("notes") == list(range(10))
+
+
+def test_one_state_for_all_streams_lands_all_or_what_it_speaks_of(shop: Shop) -> None:
+    shop.says(scope="GLOBAL", die_at=17)
+    assert shop.sync().returncode == 1
+    assert (shop.landed("items"), shop.landed("notes")) == (list(range(10)), [])
+    shop.says(die_at=None)
+    assert shop.sync().returncode == 0
+    shop.says(streams={"items": 30, "notes": 6})
+    assert shop.sync().returncode == 0
+    assert (shop.landed("items"), shop.landed("notes")) == (list(range(30)), list(range(6)))
+
+
+def test_a_source_that_cannot_go_on_is_landed_whole_each_time_or_not_at_all(shop: Shop) -> None:
+    shop.says(modes=["full_refresh"], die_at=17)
+    failed = shop.sync("shop/items")
+    assert failed.returncode == 1
+    assert "all of it is read and landed each time" in failed.stderr
+    assert shop.landed() == []
+    shop.says(die_at=None)
+    for times in (1, 2):
+        assert shop.sync("shop/items").returncode == 0
+        assert shop.landed() == sorted([*range(25)] * times)
+
+
+def test_a_connector_that_says_nothing_any_more_is_stopped(shop: Shop) -> None:
+    shop.says(die_at=17, die_by="silence")
+    failed = shop.sync("shop/items", env={"LAKEWARD_SYNC_SILENCE_MINUTES": "0.03"})
+    assert failed.returncode == 1
+    assert "it said nothing for 1.8 s" in failed.stderr
+    assert shop.landed() == list(range(10))
+
+
+def test_what_is_no_message_goes_to_the_log_and_a_broken_record_fails_the_sync(shop: Shop) -> None:
+    shop.says(say=["hello", '{"half": ', '{"type": "FROM_TOMORROW"}', '["list"]'], noise="to stderr")
+    assert shop.sync().returncode == 0
+    assert "hello\n" in shop.said()
+    assert "to stderr\n" in shop.said()
+
+    shop.says(streams={"items": 30, "notes": 5}, say=['{"type": "RECORD", "record": {"stream": "it'])
+    failed = shop.sync()
+    assert failed.returncode == 1
+    assert "a message that is not JSON" in failed.stderr
+    assert shop.landed() == list(range(25))
+
+
+def test_records_nobody_asked_for_are_dropped_and_told(shop: Shop) -> None:
+    stranger = {"type": "RECORD", "record": {"stream": "other", "data": {"id": 1}, "emitted_at": 1}}
+    shop.says(say=[json.dumps(stranger)])
+    told = shop.sync()
+    assert told.returncode == 1
+    assert "1 of other" in told.stderr
+    assert shop.landed() == list(range(25))
+
+
+def test_values_that_do_not_fit_are_null_and_counted(shop: Shop) -> None:
+    shop.says(schema={"word": {"type": "string"}, "count": {"type": "integer"}}, extra={"count": "many"})
+    told = shop.sync("shop/items")
+    assert told.returncode == 0
+    assert "25 values did not fit their type" in told.stderr
+    shop.lake.feed("shop/items")
+    ((field, change),) = shop.lake.query(
+        "select distinct changes[1].field, changes[1].change from int_shop__items"
+    )
+    assert (field, change) == ("count", "NULLED")
+
+
+def test_a_connector_that_sent_more_than_arrived_is_told(shop: Shop) -> None:
+    state = {
+        "type": "STREAM", "sourceStats": {"recordCount": 3.0},
+        "stream": {"stream_descriptor": {"name": "items"}, "stream_state": {"next": 0}},
+    }  # fmt: skip
+    shop.says(say=[json.dumps({"type": "STATE", "state": state})])
+    told = shop.sync()
+    assert told.returncode == 1
+    assert "shop/items: the connector says it sent 28 records; 25 have landed" in told.stderr
+
+
+def test_a_state_that_is_missing_at_the_end_is_told(shop: Shop) -> None:
+    shop.says(state_every=0)
+    told = shop.sync("shop/items")
+    assert told.returncode == 0
+    assert "no state after its last 25 records" in told.stderr
+    assert shop.landed() == list(range(25))
+
+
+def test_the_stream_file_chooses_fields_and_says_so_when_there_is_none(shop: Shop) -> None:
+    shop.says(schema={"word": {"type": "string"}}, extra={"word": "a"})
+    shop.lake.write("dag/streams/shop/items.json", json.dumps({"fields": {"id": "integer"}}))
+    assert shop.sync("shop/items").returncode == 0
+    (file,) = (shop.lake.landing / "raw" / "shop" / "items").rglob("*.parquet")
+    with duckdb.connect() as con:
+        names = [name for name, *_ in con.execute(f"describe from '{file}'").fetchall()]
+    assert names == [
+        "_airbyte_raw_id", "_airbyte_extracted_at", "_airbyte_meta", "_airbyte_generation_id", "id",
+    ]  # fmt: skip
+
+    shop.lake.write("dag/streams/shop/items.json", json.dumps({"fields": {"colour": "string"}}))
+    wrong = shop.sync("shop/items")
+    assert wrong.returncode == 2
+    assert "items.json" in wrong.stderr
+    assert "colour" in wrong.stderr
+
+
+def test_a_stream_the_source_does_not_have_is_named(shop: Shop) -> None:
+    shop.lake.add_stream("shop/ghosts", model=LOG)
+    wrong = shop.sync()
+    assert wrong.returncode == 2
+    assert "ghosts.json: the source has no stream ghosts" in wrong.stderr
+    assert "it has: items, notes" in wrong.stderr
+
+
+def test_secrets_come_from_the_environment_and_reach_nothing_but_the_connector(shop: Shop) -> None:
+    shop.says(token="typed-secret")
+    typed = shop.sync()
+    assert typed.returncode == 2
+    assert '"config.token" is a secret, typed into the file' in typed.stderr
+    assert "typed-secret" not in typed.stderr
+
+    shop.says(token="${SHOP_TOKEN}")
+    unset = shop.sync()
+    assert unset.returncode == 2
+    assert "${SHOP_TOKEN}, which is not set" in unset.stderr
+
+    shop.says(noise="my token is ${SHOP_TOKEN}", show_environment=True)
+    kept = {"SHOP_TOKEN": "tok-very-secret", "HTTPS_PROXY": "http://proxy", "AWS_SECRET_ACCESS_KEY": "other"}
+    done = shop.sync(env=kept)
+    assert done.returncode == 0, done.stderr
+    assert "my token is ****" in shop.said()
+    given = json.loads(next(line for line in shop.said().splitlines() if line.startswith("{")))
+    assert given["HTTPS_PROXY"] == "http://proxy"
+    assert not {"SHOP_TOKEN", "AWS_SECRET_ACCESS_KEY"} & set(given)
+    shop.lake.feed()
+    for path in shop.lake.root.rglob("*"):
+        if path.is_file():
+            assert b"tok-very-secret" not in path.read_bytes(), path
+    events = str(shop.lake.query("from meta.sync_log"))
+    assert "tok-very-secret" not in events + done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("connector: airbyte-source-faker", "airbyte-source-faker==7.2.1"),
+        ("connector: ./nowhere/source-x", "cannot be run: No such file or directory"),
+        ("connector: [", "not YAML"),
+        ("connectr: x", 'did you mean "connector"?'),
+        ("just text", "names no connector"),
+        (f"connector: {CONNECTOR}\nconfig: {{streams: {{items: many}}}}", "'many' is not of type 'integer'"),
+    ],
+)
+def test_a_source_file_that_is_wrong_is_named_with_the_remedy(shop: Shop, source: str, said: str) -> None:
+    shop.lake.write("sources/shop.yml", source)
+    wrong = shop.sync()
+    assert wrong.returncode == 2, wrong.stderr
+    assert said in wrong.stderr
+
+
+def test_a_source_that_is_broken_does_not_stop_another(shop: Shop) -> None:
+    shop.lake.write("sources/broken.yml", "connector: ./nowhere/source-x")
+    shop.lake.add_stream("broken/things", model=LOG)
+    both = shop.sync("broken", "shop")
+    assert both.returncode == 1
+    assert "broken: " in both.stderr
+    assert shop.landed() == list(range(25))
+
+
+def test_a_disk_that_is_full_loses_nothing(shop: Shop) -> None:
+    shop.says(streams={"items": 20_000, "notes": 5}, state_every=1000)
+    full = shop.sync(before="tests.hooks:limit_file_size", options={"size": 500_000})
+    assert full.returncode == 1
+    assert "Traceback" not in full.stderr
+    assert "File too large" in full.stderr
+    assert shop.sync().returncode == 0
+    assert shop.landed() == list(range(20_000))
+
+
+def test_whoever_began_before_writes_no_more(shop: Shop) -> None:
+    settings = shop.lake.project().settings
+    with open_lake(settings) as lake:
+        assert lake is not None
+        older, newer = SyncLog(lake, "shop", 1), SyncLog(lake, "shop", 2)
+        older.begin()
+        newer.begin()
+        with pytest.raises(WriterConflict, match="another sync of shop has begun"):
+            older.checkpoint([Part("items", {"type": "STREAM"})])
+        newer.checkpoint([Part("items", {"type": "STREAM"})])
+
+
+def killed_at(shop: Shop, step: int) -> bool:
+    """Does the sync get as far as that step? It is killed there."""
+    options = {"step": step, "checkpoint_seconds": 0}
+    return shop.sync(before="tests.hooks:kill_sync_at", options=options).returncode == -9
+
+
+@pytest.mark.parametrize("steps", [range(1, 40, 7), pytest.param(range(200), marks=pytest.mark.slow)])
+def test_killed_at_any_step_it_loses_and_doubles_nothing(shop: Shop, steps: range) -> None:
+    until = 0
+    for step in steps:
+        until += 25
+        shop.says(streams={"items": until, "notes": until // 5})
+        was_killed = killed_at(shop, step)
+        assert shop.sync().returncode == 0
+        assert shop.landed("items") == list(range(until)), step
+        assert shop.landed("notes") == list(range(until // 5)), step
+        if not was_killed:
+            break
+    assert step > 20
+    shop.lake.feed()
+    counted = "select count(*), count(distinct item_id) from int_shop__items"
+    assert shop.lake.query(counted) == [(until, until)]
+    assert not [path for path in (shop.lake.landing / "staging").rglob("*") if path.is_file()]
+
+
+def test_two_syncs_of_a_source_at_once_are_refused(shop: Shop) -> None:
+    shop.says(die_at=17, die_by="silence")
+    running = launcher().start("lakeward", "sync", "shop", cwd=shop.lake.root, env=clean_environment())
+    lock = shop.lake.root / ".lake" / "sync" / "shop" / "items.ndjson"
+    while not lock.exists():
+        os.sched_yield()
+    second = shop.sync()
+    running.kill(2)
+    assert running.wait().returncode == 130
+    assert second.returncode == 2
+    assert "being synced by another process" in second.stderr
+    assert shop.landed() == list(range(10))
