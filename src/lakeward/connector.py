@@ -102,7 +102,7 @@ class Connector:
                 path.write_text(json.dumps(value))
                 arguments += [f"--{name}", str(path)]
             with self._process(arguments, folder) as running:
-                decode = _Decoder()
+                decode = Decoder()
                 for line in running.lines():
                     message = self._message(line, decode, command)
                     if message is None:
@@ -117,7 +117,7 @@ class Connector:
             complaint = complaint or " | ".join(running.complaints()) or "it gave no reason"
             raise self._error(f"{command} ended with exit code {code}", complaint)
 
-    def _message(self, line: bytes, decode: _Decoder, command: str) -> Message | None:
+    def _message(self, line: bytes, decode: Decoder, command: str) -> Message | None:
         """None for what is no message: some connectors and their libraries print as they like."""
         try:
             message = decode(line)
@@ -159,7 +159,7 @@ class Connector:
             running.stop()
 
 
-class _Decoder:
+class Decoder:
     """JSON as Python's own writer may have made it: NaN and Infinity are no JSON, so they become text."""
 
     def __init__(self) -> None:

@@ -220,16 +220,21 @@ def _boolean(value: Any) -> bool | None:
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _DATE_TIME = re.compile(
+    r"(\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?)?)( ?)(Z|[+-]\d\d:?\d\d)?", re.ASCII
+)
+_TIME = re.compile(
     r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?)? ?(?:Z|[+-]\d\d:?\d\d)?", re.ASCII
 )
 _TIME = re.compile(r"(\d\d:\d\d(?::\d\d(?:\.\d+)?)?) ?(Z|[+-]\d\d:?\d\d)?", re.ASCII)
 
 
 def _date_time(value: Any) -> str | None:
-    """A time without a zone is UTC."""
-    if isinstance(value, str) and _DATE_TIME.fullmatch(value) and _exists(value):
-        return value
-    return None
+    """A time without a zone is UTC. DuckDB wants no space before the zone."""
+    found = _DATE_TIME.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        return None
+    moment = found[1] + (found[3] or "") if found[2] else found[0]
+    return moment if _exists(moment) else None
 
 
 def _date(value: Any) -> str | None:
@@ -250,7 +255,7 @@ def _time(value: Any) -> str | None:
 def _exists(moment: str) -> bool:
     """Is there such a day, and such a time in it?"""
     try:
-        datetime.fromisoformat(moment.replace(" +", "+").replace(" -", "-").replace(" Z", "Z"))
+        datetime.fromisoformat(moment)
     except ValueError:
         return False
     return True
