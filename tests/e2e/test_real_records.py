@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import yaml
-from uv import find_uv_bin
 
+from tests.e2e.connectors import INSTALLED, needed_python
 from tests.scratch import REPOSITORY, ScratchLake
 
 EXAMPLE = REPOSITORY / "examples" / "faker" / "orchestration"
@@ -24,17 +24,6 @@ STREAMS = ("users", "products", "purchases")
 Message = dict[str, Any]
 Row = tuple[Any, ...]
 Records = dict[str, dict[int, Message]]  # newest record by id, by stream
-
-
-def needed_python(supported: str) -> str:
-    """A Python that the connector has a release for, or a skip."""
-    found = subprocess.run(
-        [find_uv_bin(), "python", "find", "--system", "--no-python-downloads", supported],
-        check=False, capture_output=True, text=True,
-    )  # fmt: skip
-    if found.returncode:
-        pytest.skip(f"the connector needs Python {supported}, and there is none here")
-    return found.stdout.strip()
 
 
 class Faker:
@@ -47,9 +36,8 @@ class Faker:
         self.source = yaml.safe_load(self._file.read_text())
         if sys.version_info[:2] >= (3, 13):
             self.source["python"] = needed_python(">=3.10,<3.13")
-        shared = REPOSITORY / ".lake" / "connectors"
-        shared.mkdir(parents=True, exist_ok=True)
-        (lake.root / ".lake" / "connectors").symlink_to(shared)
+        INSTALLED.mkdir(parents=True, exist_ok=True)
+        (lake.root / ".lake" / "connectors").symlink_to(INSTALLED)
         self._told = lake.root / "told.ndjson"
 
     def configure(self, **config: Any) -> None:
