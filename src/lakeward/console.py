@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lakeward.manifest import is_fresh
 from lakeward.settings import find_project
 
 if TYPE_CHECKING:
+    from lakeward.airbyte.plan import Plan
     from lakeward.attempt import FeedReport, Progress
     from lakeward.check import Finding
     from lakeward.status import Status
@@ -142,6 +144,26 @@ def sync_lines(report: SyncReport, log: Path) -> list[str]:
     if report.failed:
         lines.append(f"{report.source}: what the connector said is in {log}")
     return lines
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """As Terraform's users read one: a line per thing, what changes in it below, and a count."""
+    colours = {"+": "green", "~": "yellow", "-": "red"}
+    lines = []
+    for change in plan.changes:
+        colour = colours[change.sign]
+        lines.append(f"[{colour}]{change.sign}[/] {change.kind} [bold]{escape(change.name)}[/]")
+        lines += [f"    {escape(line)}" for line in change.lines]
+    lines += [f"note: {escape(note)}" for note in plan.notes]
+    count = {sign: sum(change.sign == sign for change in plan.changes) for sign in colours}
+    told = f"plan: {count['+']} to create, {count['~']} to change, {count['-']} to delete"
+    return [*lines, told if plan.changes else "nothing to change: Airbyte matches the repository"]
+
+
+def job_line(source: str, job: dict[str, Any]) -> str:
+    rows, sent = job.get("rowsSynced"), job.get("bytesSynced")
+    told = f"{source}  job {job['jobId']}  {job['status']}"
+    return told + (f"  {rows:,} records  {size(sent)}" if rows is not None else "")
 
 
 def finding_lines(finding: Finding) -> list[str]:

@@ -10,6 +10,7 @@ LakewardError
 │  ├─ DataError           rows of some landed file do not fit the model
 │  └─ MemoryExceeded      the batch was too large for the memory limit
 ├─ ConnectorError         an Airbyte connector failed, in its own words
+├─ AirbyteError           an Airbyte server refused, in its own words, or did not answer
 └─ LedgerError            the ledger contradicts the tables
    └─ WriterConflict      another writer was faster: read again, start over (transient)
 """
@@ -73,6 +74,10 @@ class MemoryExceeded(TransformError):
 
 
 class ConnectorError(LakewardError):
+    pass
+
+
+class AirbyteError(LakewardError):
     pass
 
 

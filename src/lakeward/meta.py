@@ -42,6 +42,9 @@ _TABLES = {
         source varchar, stream varchar, sync_id bigint, checkpoint bigint, event varchar,
         state varchar, files varchar, records bigint, sent bigint, nulled bigint, generation bigint,
         error varchar, logged_at timestamptz""",
+    # what was made or changed in an Airbyte server; fingerprint: of a configuration with its secrets
+    "airbyte_log": """
+        kind varchar, name varchar, id varchar, event varchar, fingerprint varchar, logged_at timestamptz""",
 }
 
 # rowid follows commit order, clocks of several machines do not.

@@ -90,6 +90,25 @@ class Settings(BaseModel):
         description="DuckDB memory of one process, as DuckDB writes it (`4GB`). Default: DuckDB's own, "
         "80 % of the machine, shared between the workers.",
     )
+    airbyte_url: str | None = Field(
+        default=None,
+        description="The Airbyte server's address, as in `https://airbyte.acme.example`. Empty: no server.",
+    )
+    airbyte_client_id: str | None = Field(
+        default=None, description="Of an application, as Airbyte's settings make one."
+    )
+    airbyte_client_secret: SecretStr | None = Field(
+        default=None, description="The application's secret; from the environment only."
+    )
+    airbyte_username: str | None = Field(
+        default=None, description="Of a server with basic authentication, instead of an application."
+    )
+    airbyte_password: SecretStr | None = Field(
+        default=None, description="Its password; from the environment only."
+    )
+    airbyte_workspace_id: str | None = Field(
+        default=None, description="Default: the only workspace there is."
+    )
     s3: S3 = Field(default_factory=S3, exclude=True)
 
     @property
@@ -133,6 +152,12 @@ def load_settings(project_dir: Path, environ: dict[str, str] | None = None) -> S
     for key in (*from_file, *from_env):
         if key not in known:
             raise unknown_key(key, known, where=str(path) if key in from_file else _PREFIX + key.upper())
+    for key in ("airbyte_client_secret", "airbyte_password"):
+        if key in from_file:
+            raise ConfigError(
+                f'{path}: "{key}" is a secret, typed into the file',
+                hint=f"export {_PREFIX}{key.upper()}=... instead; what was pushed once is known: change it",
+            )
     values = from_file | from_env
     try:
         settings = Settings(project_dir=project_dir.resolve(), s3=_s3(env), **values)

@@ -31,6 +31,15 @@ class SourceConfig(BaseModel):
         "`airbyte-source-faker==7.2.1`. Or a program that speaks Airbyte's protocol, by its path from the "
         "lake's root: `./connectors/source-erp`."
     )
+    definition_id: str | None = Field(
+        default=None,
+        description="The connector's id on an Airbyte server, where it is not one of Airbyte's own.",
+    )
+    schedule: str | None = Field(
+        default=None,
+        description="When an Airbyte server syncs it, in UTC, as cron has it: `15 * * * *`. "
+        "Default: when asked.",
+    )
     python: str | None = Field(
         default=None, description="The Python the connector needs, where it is not the one lakeward runs on."
     )
@@ -47,12 +56,25 @@ class SourceConfig(BaseModel):
             raise ValueError("name a package and its version, as in airbyte-source-faker==7.2.1")
         return value
 
+    @field_validator("schedule")
+    @classmethod
+    def _has_five_fields(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"(?:[\d*/,-]+ ){3}[\dA-Za-z*/,-]+ [\dA-Za-z*,-]+", value):
+            raise ValueError("write five fields, as in 15 * * * *")
+        return value
+
 
 @dataclass(frozen=True)
 class Source:
     name: str
     path: Path
     config: SourceConfig
+
+    @property
+    def airbyte_type(self) -> str | None:
+        """As an Airbyte server calls the connector: `shopify`, of airbyte-source-shopify."""
+        name = self.config.connector.partition("==")[0].rpartition("/")[2]
+        return name.removeprefix("airbyte-").removeprefix("source-")
 
     def resolved(self, environment: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
         """The configuration as the connector gets it, and the words in it that nobody may see.

@@ -1,0 +1,54 @@
+"""Triggers a sync on the server and follows it to its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from lakeward.airbyte.wanted import connection_name
+from lakeward.errors import AirbyteError, ConfigError
+
+if TYPE_CHECKING:
+    from lakeward.airbyte.client import Airbyte
+
+Json = dict[str, Any]
+
+_LOOK_SECONDS = 5.0
+_ENDED = ("succeeded", "failed", "cancelled")
+
+
+def sync(source: str, airbyte: Airbyte, progress: Callable[[Json], None]) -> Json:
+    """The job of the source's connection, ended well. One that runs already is followed instead.
+
+    Raises AirbyteError when it failed, ConfigError when there is no such connection.
+    """
+    name = connection_name(source)
+    found = [each for each in airbyte.all("connections") if each["name"] == name]
+    if len(found) != 1:
+        raise ConfigError(f"Airbyte has {len(found)} connections called {name}", hint="lakeward airbyte plan")
+    connection = found[0]["connectionId"]
+    job = _running(airbyte, connection) or airbyte.call(
+        "POST", "/jobs", {"connectionId": connection, "jobType": "sync"}
+    )
+    while job["status"] not in _ENDED:
+        progress(job)
+        time.sleep(_LOOK_SECONDS)
+        job = airbyte.call("GET", f"/jobs/{job['jobId']}")
+    progress(job)
+    if job["status"] != "succeeded":
+        raise AirbyteError(
+            f"job {job['jobId']} of {name} {job['status']}",
+            hint="its log is on the connection's page in Airbyte; what it landed is fed all the same",
+        )
+    return dict(job)
+
+
+def _running(airbyte: Airbyte, connection: str) -> Json | None:
+    for status in ("running", "pending"):
+        query = {
+            "connectionId": connection, "jobType": "sync", "status": status, "orderBy": "createdAt|DESC",
+        }  # fmt: skip
+        for job in airbyte.call("GET", "/jobs", query=query)["data"]:
+            return dict(job)
+    return None
