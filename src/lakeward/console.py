@@ -84,6 +84,13 @@ def status_notes(status: Status) -> list[str]:
                 f"{stream.stream}: newest record is {duration(stream.lag_seconds) or 'absent'}, "
                 f"target_lag is {duration(stream.target_lag_seconds)}"
             )
+        if stream.last_sync is not None and stream.last_sync.problem is not None:
+            notes.append(f"{stream.stream}: {stream.last_sync.problem}")
+        if stream.nulled:
+            notes.append(
+                f"{stream.stream}: {stream.nulled:,} values did not fit their type and are null in what was "
+                "loaded (_airbyte_meta.changes)"
+            )
         if stream.quarantined:
             notes.append(
                 f"{stream.stream}: {stream.quarantined} quarantined; lakeward quarantine list {stream.stream}"

@@ -35,6 +35,7 @@ class Totals:
     last_batch: datetime | None = None
     newest_record: datetime | None = None
     error: str | None = None  # of its last feed, if that failed
+    nulled: int = 0  # values that were null because they did not fit, in the files applied
 
 
 @dataclass
@@ -102,7 +103,8 @@ def _numbers(lake: Lake, streams: Sequence[str]) -> dict[str, StreamHistory]:
         f"""
         select log.source || '/' || log.stream, log.model, log.listed_at, log.owner, log.until,
                coalesce(log.build, 0), log.code, coalesce(files.known, 0), coalesce(files.quarantined, 0),
-               files.newest, files.released, log.applied_at, log.extracted_at, log.error
+               files.newest, files.released, log.applied_at, log.extracted_at, log.error,
+               coalesce(files.nulled, 0)
         from (
             select source, stream, model, max(build) as build,
                    max_by(code, build) filter (event = 'built') as code,
@@ -121,7 +123,8 @@ def _numbers(lake: Lake, streams: Sequence[str]) -> dict[str, StreamHistory]:
             select source, stream, model, count(*) as known,
                    max(partition_date) filter (status = 'applied') as newest,
                    min(partition_date) filter (status = 'released') as released,
-                   count(*) filter (status = 'quarantined') as quarantined
+                   count(*) filter (status = 'quarantined') as quarantined,
+                   sum(nulled) filter (status = 'applied')::bigint as nulled
             from {META}.feeder_files where {of_these}
             group by all
         ) as files using (source, stream, model)""",

@@ -44,6 +44,7 @@ class Inspected:
     columns: Columns
     extracted_at: datetime | None
     generation: int | None
+    nulled: int | None  # values that whoever wrote the file had to null: _airbyte_meta.changes
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ def _footers(lake: Lake, landing: Landing, files: Sequence[LandedFile]) -> Itera
         columns |= dict.fromkeys(names, described)
     facts = lake.query(
         f"""
-        select file_name, num_rows, generation, coalesce(
+        select file_name, num_rows, generation, nulled, coalesce(
             try_cast(extracted as timestamptz), make_timestamptz(try_cast(extracted as bigint) * 1000)
         )
         from parquet_file_metadata({urls})
@@ -190,16 +191,20 @@ def _footers(lake: Lake, landing: Landing, files: Sequence[LandedFile]) -> Itera
             select file_name,
                 max(stats_max_value) filter (path_in_schema = '_airbyte_extracted_at') as extracted,
                 max(try_cast(stats_max_value as bigint))
-                    filter (path_in_schema = '_airbyte_generation_id') as generation
+                    filter (path_in_schema = '_airbyte_generation_id') as generation,
+                sum(num_values - stats_null_count)
+                    filter (path_in_schema like '\\_airbyte\\_meta, changes, %, change' escape '\\')::bigint
+                    as nulled
             from parquet_metadata({urls})
             where path_in_schema in ('_airbyte_extracted_at', '_airbyte_generation_id')
+                or path_in_schema like '\\_airbyte\\_meta, changes, %, change' escape '\\'
             group by file_name
         ) using (file_name)"""
     )
-    found = {name: (rows, generation, extracted) for name, rows, generation, extracted in facts}
+    found = {name: rest for name, *rest in facts}
     for url, file in by_url.items():
-        rows, generation, extracted = found[url]
-        yield Inspected(file, rows, columns[url], extracted, generation)
+        rows, generation, nulled, extracted = found[url]
+        yield Inspected(file, rows, columns[url], extracted, generation, nulled)
 
 
 def _describe(lake: Lake, url: str) -> Columns:

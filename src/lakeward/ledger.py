@@ -80,7 +80,7 @@ class Ledger:
             self._append(
                 "feeder_log",
                 f"by name select source, stream, model, build, '{event}' as event, path, etag, size, "
-                f"partition_date, generation, rows, extracted_at, now() as logged_at {files}",
+                f"partition_date, generation, rows, extracted_at, nulled, now() as logged_at {files}",
                 parameters,
             )
         return [path for (path,) in rows]

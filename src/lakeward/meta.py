@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lakeward.errors import LakewardError
+from lakeward.errors import LakeError, LakewardError
 from lakeward.settings import LAKE
 from lakeward.sql import quote_identifier
 
@@ -29,7 +29,7 @@ _TABLES = {
         source varchar, stream varchar, model varchar, build bigint, event varchar,
         path varchar, etag varchar, size bigint, partition_date date, generation bigint,
         rows bigint, extracted_at timestamptz, batch_id varchar, code varchar, error varchar,
-        logged_at timestamptz, until timestamptz""",
+        logged_at timestamptz, until timestamptz, nulled bigint""",
     "feeder_columns": """
         source varchar, stream varchar, name varchar, type varchar, path varchar, logged_at timestamptz""",
     # event: built | failed; read_snapshot: the snapshot the mart was computed from
@@ -52,7 +52,7 @@ _VIEWS = {
     "feeder_files": f"""
         select source, stream, model, build, path, etag, size, partition_date, generation,
                case event when 'replayed' then 'released' else event end as status,
-               rows, extracted_at, batch_id, code, error, logged_at
+               rows, extracted_at, batch_id, code, error, logged_at, nulled
         from (
             select *, rowid as position,
                    max(build) over (partition by source, stream, model) as current_build,
@@ -76,7 +76,7 @@ _VIEWS = {
 }
 
 
-LAST = ("meta", "feeder_cursors")  # of what set_up creates: when it is there, all is
+_OLDEST = ("meta", "feeder_cursors")  # it was there in every version
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,15 @@ def set_up(lake: Lake, models: Sequence[str]) -> None:
 
 def is_set_up(lake: Lake) -> bool:
     """Read-only: has any feed ever set up this lake's ledger?"""
-    return LAST in relations(lake)
+    return knows_ledger(relations(lake))
+
+
+def knows_ledger(have: Relations) -> bool:
+    """Raises LakeError for the ledger of an older version, which the next that writes brings up to date."""
+    missing = [name for name in (*_TABLES, *_VIEWS) if ("meta", name) not in have]
+    if missing and _OLDEST in have:
+        raise LakeError("an older lakeward made this lake", hint="lakeward feed brings it up to date")
+    return not missing
 
 
 def fence_table(model: str) -> str:
@@ -177,6 +185,9 @@ def _create(lake: Lake, missing: tuple[bool, list[str]] | None) -> None:
         if no_ledger:
             for name, columns in _TABLES.items():
                 lake.query(f"create table if not exists {META}.{name} ({columns})")
+            lake.query(
+                f"alter table {META}.feeder_log add column if not exists nulled bigint"
+            )  # of older lakes
             for name, select in _VIEWS.items():
                 lake.query(f"create or replace view {META}.{name} as {select}")
         for model in fences:

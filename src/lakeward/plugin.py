@@ -63,6 +63,7 @@ _PLANNED_COLUMNS = {
     "generation": "bigint",
     "rows": "bigint",
     "extracted_at": "timestamptz",
+    "nulled": "bigint",
 }
 _PLANNED_ROW = json.dumps(_PLANNED_COLUMNS)
 
@@ -239,6 +240,7 @@ class Plugin(BasePlugin):
                 "generation": item.generation,
                 "rows": item.rows,
                 "extracted_at": item.extracted_at,
+                "nulled": item.nulled,
             }
             for item in plan.files
         ]

@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from lakeward.history import Bounds, History, StreamHistory, Totals
-from lakeward.meta import LAST, Relation, fence_table, relations
+from lakeward.meta import Relation, fence_table, knows_ledger, relations
 from lakeward.sql import quote_literal
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def read(
     """
     with lake.transaction():
         existing = relations(lake)
-        if LAST not in existing:
+        if not knows_ledger(existing):
             return {}
         models = [model for _, names in wanted for model in names]
         numbers = _fences(lake, models) if fences else dict.fromkeys(models, -1)

@@ -153,7 +153,7 @@ def _swap(stream: Stream, model: Model, beside: Model, fence: int, tools: Tools)
             union all by name
             select source, stream, $model as model, 'applied' as event,
                    coalesce((select build from last where model = $model), 0) + 1 as build, path, etag, size,
-                   partition_date, generation, rows, extracted_at, batch_id, code, $now as logged_at
+                   partition_date, generation, rows, extracted_at, nulled, batch_id, code, $now as logged_at
             from {META}.feeder_files
             where source = $source and stream = $stream and model = $beside and status = 'applied'
             union all by name

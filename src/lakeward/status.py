@@ -14,6 +14,7 @@ from lakeward.intake import get_files_after_cursor
 from lakeward.reading import UNREAD, ModelState, Reading, feedable, read
 from lakeward.settings import LAKE
 from lakeward.sql import escape_glob, quote_identifier, quote_literal
+from lakeward.synclog import LastSync, last_syncs
 
 if TYPE_CHECKING:
     from lakeward.build import Mart
@@ -40,6 +41,8 @@ class StreamStatus:
     last_full_listing: datetime | None
     refreshed_by: str | None  # who is rebuilding it: feeders leave it alone meanwhile
     error: str | None  # of the last feed, if that failed
+    nulled: int  # values that did not fit their type and are null in the files applied
+    last_sync: LastSync | None  # without a server; None where there was none
     drift: tuple[str, ...]  # models whose SQL differs from what their table was built with
 
     @property
@@ -50,7 +53,8 @@ class StreamStatus:
 
     @property
     def is_red(self) -> bool:
-        return self.is_late or bool(self.quarantined) or self.error is not None
+        wrong_sync = self.last_sync is not None and self.last_sync.problem is not None
+        return self.is_late or bool(self.quarantined) or self.error is not None or wrong_sync
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,7 @@ def status(
     jobs = manifest.jobs(streams)
     readings = read(lake, feedable(jobs), settings, now, fences=False) if lake is not None else {}
     marts = plan_build(manifest, lake) if lake is not None and readings else []
+    syncs = last_syncs(lake) if lake is not None else {}
     found = []
     for stream, models in jobs:
         reading = readings.get(stream.id) or UNREAD
@@ -104,7 +109,7 @@ def status(
         errors = [str(model.unfit) for model in models if model.unfit is not None]
         errors += [str(trouble)] if trouble is not None else []
         errors += [f"no model carries the tag {stream.tag}"] if is_fresh and not models else []
-        found.append(_row(stream, drift, reading, files, errors, now))
+        found.append(_row(stream, drift, reading, files, errors, syncs.get(stream.id), now))
     return Status(tuple(found), tuple(marts), tuple(problems), is_fresh)
 
 
@@ -114,6 +119,7 @@ def _row(
     reading: Reading,
     files: Sequence[LandedFile],
     errors: Sequence[str],
+    sync: LastSync | None,
     now: datetime,
 ) -> StreamStatus:
     totals = [state.totals for state in reading.models]
@@ -134,6 +140,8 @@ def _row(
         last_full_listing=reading.last_full_listing,
         refreshed_by=reading.refreshed_by,
         error=errors[0] if errors else None,
+        nulled=max((total.nulled for total in totals), default=0),
+        last_sync=sync,
         drift=tuple(drift),
     )
 

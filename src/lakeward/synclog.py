@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from lakeward.errors import WriterConflict
-from lakeward.meta import META, fence_table, retry, set_up
+from lakeward.meta import META, fence_table, relations, retry, set_up
 
 if TYPE_CHECKING:
     from lakeward.lake import Lake
@@ -49,6 +50,57 @@ class Begun:
 
     states: dict[str | None, Message]
     leftovers: list[StagedFile]
+
+
+@dataclass(frozen=True)
+class LastSync:
+    """A stream's last sync on this side: three counts of the same records.
+
+    sent: by the connector, where it says so. landed: in the files. applied: by the ledger; None while a file
+    of it is not applied.
+    """
+
+    ended_at: datetime
+    sent: int | None
+    landed: int
+    applied: int | None
+    error: str | None
+
+    @property
+    def problem(self) -> str | None:
+        if self.error is not None:
+            return f"its last sync failed: {self.error}"
+        if self.applied is not None and self.applied != self.landed:
+            return f"its last sync landed {self.landed:,} records, and the ledger knows of {self.applied:,}"
+        return None
+
+
+def last_syncs(lake: Lake) -> dict[str, LastSync]:
+    """By stream id. One query where nothing was ever synced, two where something was. Read-only."""
+    if ("meta", "sync_log") not in relations(lake):
+        return {}
+    rows = lake.query(
+        f"""
+        with ended as (
+            select source, stream, sync_id, logged_at, sent, records, error from {META}.sync_log
+            where event in ('done', 'failed')
+            qualify row_number() over (partition by source, stream order by checkpoint desc, rowid desc) = 1
+        ), landed as (
+            select source, stream, sync_id,
+                unnest(from_json(files, '[{{"path": "varchar", "rows": "bigint"}}]'), recursive => true)
+            from {META}.sync_log semi join ended using (source, stream, sync_id)
+            where event = 'checkpoint' and files <> '[]'
+        ), applied as (
+            select path, min(rows) as rows from {META}.feeder_files
+            where status = 'applied' and path in (select path from landed) group by path
+        )
+        select ended.source || '/' || ended.stream, any_value(logged_at), any_value(sent),
+            any_value(records), case when count(landed.path) = count(applied.path)
+                then coalesce(sum(applied.rows), 0)::bigint end, any_value(error)
+        from ended left join landed using (source, stream, sync_id) left join applied using (path)
+        group by all"""
+    )
+    return {stream: LastSync(*rest) for stream, *rest in rows}
 
 
 class SyncLog:

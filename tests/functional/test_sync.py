@@ -347,3 +347,56 @@ def test_two_syncs_of_a_source_at_once_are_refused(shop: Shop) -> None:
     assert second.returncode == 2
     assert "being synced by another process" in second.stderr
     assert shop.landed() == list(range(10))
+
+
+def test_status_compares_what_was_sent_landed_and_loaded(shop: Shop) -> None:
+    shop.says(schema={"count": {"type": "integer"}}, extra={"count": "many"})
+    shop.sync("shop/items")
+
+    def items() -> dict[str, Any]:
+        told = json.loads(shop.lake.cli("status", "--json", check=False).stdout)
+        return next(each for each in told["streams"] if each["stream"] == "shop/items")
+
+    before = items()["last_sync"]
+    assert (before["sent"], before["landed"], before["applied"]) == (25, 25, None)
+    shop.lake.feed("shop/items")
+    after = items()
+    assert (after["last_sync"]["applied"], after["nulled"], after["red"]) == (25, 25, False)
+
+    shop.says(die_at=27, streams={"items": 30, "notes": 5})
+    shop.sync("shop/items")
+    assert items()["red"]
+    notes = shop.lake.cli("status", check=False).stdout
+    assert "shop/items: its last sync failed: source_counting.py read ended with exit code 3" in notes
+    assert "shop/items: 25 values did not fit their type" in notes
+
+
+def test_records_that_landed_and_never_reached_the_ledger_are_told(shop: Shop) -> None:
+    shop.sync("shop/items")
+    (file,) = (shop.lake.landing / "raw" / "shop" / "items").rglob("*.parquet")
+    with duckdb.connect() as con:
+        con.execute(f"create table kept as from read_parquet('{file}', hive_partitioning=false) limit 20")
+        con.execute(f"copy kept to '{file}' (format parquet)")
+    shop.lake.feed("shop/items")
+    status = shop.lake.cli("status", check=False)
+    assert status.returncode == 1
+    assert "its last sync landed 25 records, and the ledger knows of 20" in status.stdout
+
+
+def test_a_lake_of_an_older_version_is_taken_along(shop: Shop) -> None:
+    shop.sync("shop/items")
+    shop.lake.feed("shop/items")
+    with open_lake(shop.lake.project().settings) as lake:
+        assert lake is not None
+        lake.query("drop view meta.feeder_files")
+        lake.query("drop table meta.sync_log")
+        lake.query("alter table meta.feeder_log drop column nulled")
+        lake.query(
+            "create view meta.feeder_files as select source, stream, model, build, path, etag, size, "
+            "partition_date, generation, event as status, rows, extracted_at, batch_id, code, error, "
+            "logged_at from meta.feeder_log where event = 'applied'"
+        )
+    shop.lake.land("shop/notes", 1, "older.parquet", range(3))
+    assert "lakeward feed brings it up to date" in shop.lake.cli("status", check=False).stderr
+    shop.lake.feed()
+    assert shop.lake.query("select count(*) from int_shop__notes") == [(3,)]

@@ -150,7 +150,7 @@
     select
       '{{ plan.source }}' as source, '{{ plan.stream }}' as stream, '{{ this.identifier }}' as model,
       {{ plan.build }} as build, 'applied' as event, path, etag, size, partition_date, generation, rows,
-      extracted_at, '{{ plan.batch_id }}' as batch_id, '{{ model.checksum.checksum }}' as code,
+      extracted_at, nulled, '{{ plan.batch_id }}' as batch_id, '{{ model.checksum.checksum }}' as code,
       now() as logged_at
     from memory.main.lakeward_planned
     where invocation = '{{ invocation_id }}' and model = '{{ this.identifier }}'
