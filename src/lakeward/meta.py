@@ -173,7 +173,9 @@ def _missing(lake: Lake, models: Sequence[str]) -> tuple[bool, list[str]] | None
 def _create(lake: Lake, missing: tuple[bool, list[str]] | None) -> None:
     """All tables in one transaction: DuckLake reads the whole catalog once per snapshot that made a table."""
     no_ledger, fences = missing or (False, [])
-    if no_ledger:
+    if no_ledger and _OLDEST in relations(lake):
+        lake.query(f"alter table {META}.feeder_log add column if not exists nulled bigint")
+    elif no_ledger:
         lake.query(f"create schema if not exists {META}")
         lake.query(f"create schema if not exists {FENCES}")
         # Small inserts into these go to the catalog instead of a Parquet file each; data tables never do
@@ -185,9 +187,6 @@ def _create(lake: Lake, missing: tuple[bool, list[str]] | None) -> None:
         if no_ledger:
             for name, columns in _TABLES.items():
                 lake.query(f"create table if not exists {META}.{name} ({columns})")
-            lake.query(
-                f"alter table {META}.feeder_log add column if not exists nulled bigint"
-            )  # of older lakes
             for name, select in _VIEWS.items():
                 lake.query(f"create or replace view {META}.{name} as {select}")
         for model in fences:

@@ -396,7 +396,8 @@ def test_a_lake_of_an_older_version_is_taken_along(shop: Shop) -> None:
             "partition_date, generation, event as status, rows, extracted_at, batch_id, code, error, "
             "logged_at from meta.feeder_log where event = 'applied'"
         )
-    shop.lake.land("shop/notes", 1, "older.parquet", range(3))
+    shop.lake.add_stream("shop/words", model=APPEND)
+    shop.lake.land("shop/words", 1, "older.parquet", range(3))
     assert "lakeward feed brings it up to date" in shop.lake.cli("status", check=False).stderr
     shop.lake.feed()
-    assert shop.lake.query("select count(*) from int_shop__notes") == [(3,)]
+    assert shop.lake.query("select count(*) from int_shop__words") == [(3,)]

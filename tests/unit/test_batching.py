@@ -23,7 +23,7 @@ SHAPES: list[Columns] = [
 
 def item(number: int, size: int, columns: Columns) -> Inspected:
     file = LandedFile(f"raw/s/t/{number}.parquet", "etag", size, date(2026, 1, 1))
-    return Inspected(file, 1, columns, None, None)
+    return Inspected(file, 1, columns, None, None, None)
 
 
 files = st.lists(st.tuples(st.integers(1, 100), st.sampled_from(SHAPES)), max_size=60).map(
