@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from lakeward.attempt import Tools
     from lakeward.lake import Lake
     from lakeward.rounds import Rest, Round
-    from lakeward.sources import Source
 
 app = typer.Typer(
     name="lakeward",
@@ -121,10 +120,12 @@ def sync(
 ) -> None:
     """Read sources with their Airbyte connectors, on this machine, and land what is new."""
     from lakeward.rounds import sync as sync_sources
+    from lakeward.sync import choose
 
     project = open_project(Path.cwd(), parse=False)
+    chosen = choose(project.settings.project_dir, project.streams, sources)
     with open_tools(project.settings, console.say) as tools:
-        outcome = sync_sources(_chosen_sources(project, sources), tools)
+        outcome = sync_sources(chosen, tools)
     outcome.show(json=json)
     if not outcome.good:
         raise typer.Exit(1)
@@ -158,10 +159,10 @@ def build(json: Json = False) -> None:
 
 @app.command()
 def run(watch: Watch = False, json: Json = False) -> None:
-    """Feed every stream, then build what changed."""
+    """Sync every source, feed every stream, build what changed; watching feeds and builds only."""
     from lakeward import rounds
 
-    _go(rounds.feed_and_build, watch=watch, json=json)
+    _go(rounds.feed_and_build if watch else rounds.sync_feed_and_build, watch=watch, json=json)
 
 
 @app.command()
@@ -413,15 +414,12 @@ def _airbyte(project: Project, lake: Lake | None, prune: bool) -> Iterator[tuple
     from lakeward.airbyte.plan import plan
     from lakeward.airbyte.wanted import connection_name, wanted
     from lakeward.settings import inherited
-    from lakeward.sources import load_sources
+    from lakeward.sources import load_sources, no_sources, selected
 
     sources, broken = load_sources(project.settings.project_dir)
     if not sources and not broken:
-        raise _no_sources(project)
-    jobs = [
-        (source, [each for each in project.streams if each.source == source.name and each.config.selected])
-        for source in sources
-    ]
+        raise no_sources(project.settings.project_dir)
+    jobs = [(source, selected(project.streams, source)) for source in sources]
     with open_airbyte(project.settings) as server:
         with console.err.status("asking Airbyte"):
             aims = wanted(jobs, project.settings, inherited())
@@ -474,37 +472,6 @@ def _chosen(project: Project, names: list[str] | None) -> list[Stream]:
         [find_stream(project.settings.project_dir, project.streams, name) for name in names]
         if names
         else project.streams
-    )
-
-
-def _chosen_sources(project: Project, names: list[str] | None) -> list[tuple[Source, list[Stream]]]:
-    """The named sources, each with its selected streams or those named. Nothing selected is an error."""
-    from lakeward.sources import find_source, source_files
-
-    project_dir = project.settings.project_dir
-    wanted = names or [path.stem for path in source_files(project_dir)]
-    if not wanted:
-        raise _no_sources(project)
-    chosen: dict[str, tuple[Source, list[Stream]]] = {}
-    for name in wanted:
-        source, _, stream = name.partition("/")
-        found = chosen.setdefault(source, (find_source(project_dir, source), []))[1]
-        if stream:
-            found.append(find_stream(project_dir, project.streams, name))
-        else:
-            found += [each for each in project.streams if each.source == source and each.config.selected]
-        if not found:
-            raise ConfigError(f"{source} has no streams to sync", hint=f"add dag/streams/{source}/*.json")
-    return [
-        (source, list({stream.id: stream for stream in streams}.values()))
-        for source, streams in chosen.values()
-    ]
-
-
-def _no_sources(project: Project) -> ConfigError:
-    return ConfigError(
-        f"the lake has no sources: no {project.settings.project_dir}/sources/*.yml",
-        hint="docs/adding-a-source.md has one",
     )
 
 

@@ -133,7 +133,7 @@ def report_lines(report: FeedReport) -> list[str]:
     return lines
 
 
-def sync_lines(report: SyncReport, log: Path) -> list[str]:
+def sync_lines(report: SyncReport) -> list[str]:
     """What went wrong in a sync, or should be known, a line each."""
     lines = []
     for stream in report.streams:
@@ -148,8 +148,6 @@ def sync_lines(report: SyncReport, log: Path) -> list[str]:
             )
     if report.error:
         lines.append(f"{report.source}: {report.error}")
-    if report.failed:
-        lines.append(f"{report.source}: what the connector said is in {log}")
     return lines
 
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from lakeward.attempt import Tools
     from lakeward.feed import Found
-    from lakeward.sources import Source
     from lakeward.streams import Stream
+    from lakeward.sync import Chosen
 
 _WATCH_SECONDS = 5
 _REST_SECONDS, _REST_SECONDS_AT_MOST = 10.0, 600.0
@@ -116,7 +116,7 @@ def repeat(once: Round, *, watch: bool, json: bool) -> bool:
             time.sleep(_WATCH_SECONDS)
 
 
-def sync(jobs: Sequence[tuple[Source, Sequence[Stream]]], tools: Tools) -> Outcome:
+def sync(chosen: Chosen, tools: Tools) -> Outcome:
     """Read the sources, one after the other; what each landed is said on stderr as it lands.
 
     What a connector says goes to a log file of its source.
@@ -124,8 +124,10 @@ def sync(jobs: Sequence[tuple[Source, Sequence[Stream]]], tools: Tools) -> Outco
     from lakeward.sync import open_connector  # a feed does without
     from lakeward.sync import sync as sync_source
 
-    reports, errors = [], {}
-    for source, streams in jobs:
+    reports, errors = [], dict(chosen.errors)
+    for name, told in errors.items():
+        console.err.print(escape(f"{name}: {told}"), soft_wrap=True)
+    for source, streams in chosen.jobs:
         log = tools.settings.state_dir / "logs" / f"sync-{source.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -144,13 +146,14 @@ def sync(jobs: Sequence[tuple[Source, Sequence[Stream]]], tools: Tools) -> Outco
                     say=lambda line: console.err.print(escape(line), soft_wrap=True), progress=progress,
                 )  # fmt: skip
         except LakewardError as error:
-            if len(jobs) == 1:
+            if len(chosen.jobs) == 1 and not chosen.errors:
                 raise
             errors[source.name] = str(error)
             console.err.print(escape(f"{source.name}: {error}"), soft_wrap=True)
             continue
         reports.append(report)
-        for line in console.sync_lines(report, log):
+        where = [f"{source.name}: what the connector said is in {log}"] if report.failed else []
+        for line in console.sync_lines(report) + where:
             console.err.print(escape(line), soft_wrap=True)
     streams_read = [stream for report in reports for stream in report.streams]
     files, records = sum(each.files for each in streams_read), sum(each.records for each in streams_read)
@@ -227,8 +230,29 @@ def build(project: Project, tools: Tools, rest: Rest) -> Outcome:
     return Outcome(good=not errors, idle=not due, lines=lines, record={"marts": records})
 
 
+def sync_feed_and_build(project: Project, tools: Tools, rest: Rest) -> Outcome:
+    """`lakeward run`: what the sources have, unless an Airbyte server brings it; then feed and build."""
+    settings = project.settings
+    if settings.airbyte_url is not None or not (settings.project_dir / "sources").is_dir():
+        return feed_and_build(project, tools, rest)
+    from lakeward.sync import choose
+
+    try:
+        synced = sync(choose(settings.project_dir, project.streams), tools)
+    except LakewardError as error:  # what has landed already is fed all the same
+        console.err.print(escape(str(error)), soft_wrap=True)
+        synced = Outcome(good=False, idle=True, lines=[], record={"sources": [], "errors": [str(error)]})
+    rest_of_it = feed_and_build(project, tools, rest)
+    return Outcome(
+        good=synced.good and rest_of_it.good,
+        idle=synced.idle and rest_of_it.idle,
+        lines=synced.lines + rest_of_it.lines,
+        record=synced.record | rest_of_it.record,
+    )
+
+
 def feed_and_build(project: Project, tools: Tools, rest: Rest) -> Outcome:
-    """`lakeward run`: every stream, then the marts that what arrived has made stale."""
+    """Every stream, then the marts that what arrived has made stale."""
     if not project.streams:
         raise ConfigError("the lake has no streams", hint="add dag/streams/{source}/{stream}.json with {}")
     fed = feed(project.streams, project, tools, rest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,25 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 
 from lakeward.errors import ConfigError
 from lakeward.settings import unknown_key, validation_error
-from lakeward.streams import NAME
+from lakeward.streams import NAME, Stream
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!+]+")
 _MASKED_FROM = 4  # characters: shorter words are in every line
+
+
+# Least and greatest of each field of cron: minute, hour, day, month, day of the week.
+_CRON = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
+
+
+def _is_cron(field: str, bounds: tuple[int, int]) -> bool:
+    """`*`, numbers, ranges, steps and lists of them; names of months and days are not taken."""
+    parts = [re.fullmatch(r"(?:\*|(\d+)(?:-(\d+))?)(?:/[1-9]\d*)?", part) for part in field.split(",")]
+    least, greatest = bounds
+    return all(
+        part is not None and all(least <= int(number) <= greatest for number in part.groups() if number)
+        for part in parts
+    )
 
 
 class SourceConfig(BaseModel):
@@ -59,8 +73,9 @@ class SourceConfig(BaseModel):
     @field_validator("schedule")
     @classmethod
     def _has_five_fields(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"(?:[\d*/,-]+ ){3}[\dA-Za-z*/,-]+ [\dA-Za-z*,-]+", value):
-            raise ValueError("write five fields, as in 15 * * * *")
+        fields = value.split(" ") if value is not None else []
+        if value is not None and not (len(fields) == 5 and all(map(_is_cron, fields, _CRON))):
+            raise ValueError("write five fields, minute to day of the week, as in 15 * * * *")
         return value
 
 
@@ -173,6 +188,17 @@ def find_source(project_dir: Path, name: str) -> Source:
         return load_source(path)
     known = ", ".join(each.stem for each in source_files(project_dir)) or "none"
     raise ConfigError(f'no source "{name}": no {path}', hint=f"known sources: {known}")
+
+
+def selected(streams: Sequence[Stream], source: Source) -> list[Stream]:
+    """The source's streams that are to be synced."""
+    return [stream for stream in streams if stream.source == source.name and stream.config.selected]
+
+
+def no_sources(project_dir: Path) -> ConfigError:
+    return ConfigError(
+        f"the lake has no sources: no {project_dir}/sources/*.yml", hint="docs/adding-a-source.md has one"
+    )
 
 
 class _Loader(yaml.SafeLoader):

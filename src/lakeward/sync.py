@@ -22,7 +22,9 @@ from lakeward.errors import ConfigError, ConnectorError, LakewardError
 from lakeward.partitions import partition_folder
 from lakeward.settings import inherited
 from lakeward.shapes import shape
+from lakeward.sources import find_source, load_sources, no_sources, selected
 from lakeward.spool import Spool
+from lakeward.streams import Stream, find_stream
 from lakeward.synclog import Part, StagedFile, SyncLog
 
 if TYPE_CHECKING:
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from lakeward.landing import Landing
     from lakeward.settings import Settings
     from lakeward.sources import Source
-    from lakeward.streams import Stream
 
 _ROLL_BYTES = 200 * 1024**2  # as Airbyte's S3 destination (ObjectLoader.kt), but of the records' JSON
 _CHECKPOINT_SECONDS = 60.0
@@ -93,6 +94,43 @@ class _Stream:
 
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """jobs: sources, each with the streams to read. errors: of those that cannot be read, by name."""
+
+    jobs: list[tuple[Source, list[Stream]]]
+    errors: dict[str, str]
+
+
+def choose(project_dir: Path, streams: Sequence[Stream], names: Sequence[str] | None = None) -> Chosen:
+    """The named sources or `SOURCE/STREAM`s; by default every source, with its selected streams.
+
+    Raises ConfigError for a name that stands for nothing, and when there is nothing at all.
+    """
+    if not names:
+        sources, broken = load_sources(project_dir)
+        if not sources and not broken:
+            raise no_sources(project_dir)
+        jobs = [(source, selected(streams, source)) for source in sources]
+        errors = {path.stem: str(error) for path, error in broken.items()}
+        errors |= {source.name: _without_streams(source) for source, found in jobs if not found}
+        return Chosen([job for job in jobs if job[1]], errors)
+    chosen: dict[str, tuple[Source, dict[str, Stream]]] = {}
+    for name in names:
+        source = find_source(project_dir, name.partition("/")[0])
+        found = chosen.setdefault(source.name, (source, {}))[1]
+        one = "/" in name
+        for stream in [find_stream(project_dir, list(streams), name)] if one else selected(streams, source):
+            found[stream.id] = stream
+        if not found:
+            raise ConfigError(_without_streams(source))
+    return Chosen([(source, list(found.values())) for source, found in chosen.values()], {})
+
+
+def _without_streams(source: Source) -> str:
+    return f"{source.path}: no stream of it is selected: add dag/streams/{source.name}/*.json"
 
 
 def open_connector(source: Source, settings: Settings, say: Say) -> Connector:

@@ -13,6 +13,7 @@ import pytest
 
 from lakeward.build import build
 from lakeward.definitions import build_definitions  # noqa: TID253
+from tests.fakes import source_counting
 from tests.scratch import REPOSITORY, ScratchLake
 
 WORDS = """
@@ -281,3 +282,26 @@ def test_a_defs_yaml_may_name_the_lake_as_a_component(
     monkeypatch.syspath_prepend(str(tmp_path))
     graph = dg.load_from_defs_folder(path_within_project=tmp_path).resolve_asset_graph()
     assert dg.AssetKey("shop_items") in graph.get_all_asset_keys()
+
+
+def test_a_source_is_a_job_with_its_schedule_that_says_what_landed(
+    items: ScratchLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = {
+        "connector": source_counting.__file__, "schedule": "15 6 * * *",
+        "config": {"streams": {"items": 5}, "die_at": 3, "state_every": 1},
+    }  # fmt: skip
+    items.write("sources/shop.yml", json.dumps(source))
+    definitions = build_definitions(items.root)
+    assert definitions.resolve_schedule_def("sync_shop").cron_schedule == "15 6 * * *"
+    job = definitions.resolve_job_def("sync_shop")
+    with dg.instance_for_test() as instance:
+        failed = job.execute_in_process(instance=instance, raise_on_error=False)
+        assert "exit code 3" in str(failed.failure_data_for_node("read_shop"))
+        landed = instance.get_latest_materialization_event(dg.AssetKey(["landing", "shop", "items"]))
+        assert landed is not None
+        assert landed.asset_materialization is not None
+        assert landed.asset_materialization.metadata["records"].value == 3
+
+    monkeypatch.setenv("LAKEWARD_AIRBYTE_URL", "https://airbyte.example")  # a server syncs, so we do not
+    assert "sync_shop" not in {job.name for job in build_definitions(items.root).jobs or ()}

@@ -401,3 +401,30 @@ def test_a_lake_of_an_older_version_is_taken_along(shop: Shop) -> None:
     assert "lakeward feed brings it up to date" in shop.lake.cli("status", check=False).stderr
     shop.lake.feed()
     assert shop.lake.query("select count(*) from int_shop__words") == [(3,)]
+
+
+def test_a_run_syncs_feeds_and_builds(shop: Shop) -> None:
+    shop.lake.write(
+        "dag/enriched/fct_count.sql",
+        "{{ config(tags=['enriched'], materialized='table') }} "
+        "select count(*) as items from {{ ref('int_shop__items') }}",
+    )
+    done = shop.lake.cli("run")
+    assert "landed 2 files, 30 records" in done.stdout
+    assert shop.lake.query("from fct_count") == [(25,)]
+
+    shop.says(streams={"items": 30, "notes": 5}, die_at=27, state_every=1)
+    failed = shop.lake.cli("run", check=False)
+    assert failed.returncode == 1
+    assert shop.lake.query("from fct_count") == [(27,)]
+
+
+@pytest.mark.parametrize(
+    "schedule", ["15 * * *", "60 * * * *", "* * 0 * *", "@daily", "0 6 * * mon", "*/0 * * * *"]
+)
+def test_a_schedule_that_is_none_is_refused(shop: Shop, schedule: str) -> None:
+    text = json.dumps({"connector": str(CONNECTOR), "config": shop.source, "schedule": schedule})
+    shop.lake.write("sources/shop.yml", text)
+    wrong = shop.sync()
+    assert wrong.returncode == 2
+    assert "write five fields" in wrong.stderr

@@ -99,6 +99,11 @@ def _schedule(source: Source) -> Json:
             hint="give one minute, as in `15 * * * *`; for more, leave it out and have a scheduler run "
             f"lakeward airbyte sync {source.name}",
         )
+    if "/" in weekday:
+        raise ConfigError(
+            f'{source.path}: "schedule" has a step in the day of the week: Airbyte counts days otherwise',
+            hint="list the days, as in 1,3,5",
+        )
     if day != "*" and weekday != "*":
         raise ConfigError(
             f'{source.path}: "schedule" names a day of the month and one of the week: Airbyte takes one',
@@ -109,10 +114,10 @@ def _schedule(source: Source) -> Json:
 
 
 def _quartz_weekday(weekday: str) -> str:
-    """Cron counts Sunday as 0 or 7, Quartz as 1; names mean the same to both."""
+    """Cron counts Sunday as 0 or 7, Quartz as 1."""
     if weekday == "*":
         return "?"
-    return "".join(str(int(letter) % 7 + 1) if letter.isdigit() else letter for letter in weekday.upper())
+    return "".join(str(int(letter) % 7 + 1) if letter.isdigit() else letter for letter in weekday)
 
 
 def _s3(settings: Settings) -> Json:

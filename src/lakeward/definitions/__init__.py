@@ -16,6 +16,7 @@ from lakeward.definitions.enriched import enriched_marts
 from lakeward.definitions.feeders import broken_files, feeder
 from lakeward.definitions.jobs import jobs
 from lakeward.definitions.specs import landed_spec, without_clashes
+from lakeward.definitions.syncs import syncs
 from lakeward.errors import ConfigError
 from lakeward.project import Project, open_project
 
@@ -31,11 +32,12 @@ def build_definitions(folder: str | Path) -> dg.Definitions:
     feeders = [feeder(stream, project) for stream in project.streams]
     broken = broken_files(project)
     marts, tests = enriched_marts(project), dbt_tests(project)
+    sync_jobs, sync_schedules = syncs(project)
     return dg.Definitions(
         assets=[*map(landed_spec, project.streams), *feeders, *broken, *marts],
         asset_checks=tests,
-        jobs=jobs(project),
-        schedules=[NIGHTLY] if project.streams else [],
+        jobs=[*jobs(project), *sync_jobs],
+        schedules=[*([NIGHTLY] if project.streams else []), *sync_schedules],
         sensors=[landing_sensor(project), AUTOMATION],
         executor=dg.in_process_executor,
     )
