@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
-from tests.scratch import copy_checkout, remove_catalog
+from samples.shop import STREAMS, land
+from tests.scratch import REPOSITORY, ScratchLake, copy_checkout, remove_catalog
 
 
 def test_make_demo_twice_on_a_fresh_clone(tmp_path: Path) -> None:
@@ -37,6 +40,31 @@ def test_make_demo_twice_on_a_fresh_clone(tmp_path: Path) -> None:
     assert json.loads(answer) == [{"is_unchecked": False}], "DuckDB must check its extensions' signature"
     remove_catalog(clone)
     assert _output_of(clone, ["git", "status", "--porcelain"]) == "", "it leaves files that git would show"
+
+
+def test_the_sample_source_tells_the_story_that_the_sample_files_tell(lake: ScratchLake) -> None:
+    dag = REPOSITORY / "orchestration" / "dag"
+    shutil.copytree(dag, lake.project_dir / "dag", dirs_exist_ok=True)
+    source = {"connector": str(REPOSITORY / "samples" / "source-shop")}
+    for app in ("shopify", "klaviyo"):
+        config = {"app": app, "days": 6, "orders_per_day": 20}
+        lake.write(f"sources/{app}.yml", json.dumps(source | {"config": config}))
+    lake.cli("run")
+    models = [path.stem for path in (lake.project_dir / "dag").rglob("*.sql")]
+
+    def rows(model: str) -> list[tuple[Any, ...]]:
+        kept = "* exclude (_source_file, year, month, day)" if model.startswith("int_") else "*"
+        return lake.query(f"select {kept} from {model} order by all")
+
+    synced = {model: rows(model) for model in models}
+    assert all(synced.values())
+    shutil.rmtree(lake.landing)
+    land(lake.landing, days=6, orders_per_day=20)
+    for stream in STREAMS:
+        lake.cli("refresh", stream)
+    lake.cli("build")
+    for model in models:
+        assert rows(model) == synced[model], model
 
 
 def _make_demo(clone: Path) -> str:
