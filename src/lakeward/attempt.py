@@ -65,6 +65,7 @@ class FeedReport:
     vanished: list[str] = field(default_factory=list)
     new_columns: dict[str, str] = field(default_factory=dict)
     hidden_columns: list[str] = field(default_factory=list)
+    replaced: dict[str, int] = field(default_factory=dict)  # rows of older generations that went, by model
     errors: dict[str, str] = field(default_factory=dict)
 
     @property

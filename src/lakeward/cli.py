@@ -116,6 +116,9 @@ def sync(
     sources: Annotated[
         list[str] | None, typer.Argument(metavar="SOURCE[/STREAM]", help="Default: every source.")
     ] = None,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Read from the start, as the next generation of each stream.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Read sources with their Airbyte connectors, on this machine, and land what is new."""
@@ -125,7 +128,7 @@ def sync(
     project = open_project(Path.cwd(), parse=False)
     chosen = choose(project.settings.project_dir, project.streams, sources)
     with open_tools(project.settings, console.say) as tools:
-        outcome = sync_sources(chosen, tools)
+        outcome = sync_sources(chosen, tools, refresh=refresh)
     outcome.show(json=json)
     if not outcome.good:
         raise typer.Exit(1)

@@ -124,6 +124,10 @@ def report_lines(report: FeedReport) -> list[str]:
         "its place; rename it at the source"
         for name in report.hidden_columns
     ]
+    lines += [
+        f"{report.stream}: {count:,} rows of older generations left {model}"
+        for model, count in report.replaced.items()
+    ]
     lines += [f"{report.stream}: {path} cannot be reached: {why}" for path, why in report.unreachable.items()]
     if report.refreshed_by is not None:
         lines.append(f"{report.stream}: left alone, being refreshed by {report.refreshed_by}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from lakeward.attempt import Attempt, FeedReport, Tools
 from lakeward.errors import LakeError, LakewardError, WriterConflict
+from lakeward.generations import Outdated, leave, outdated
 from lakeward.intake import get_files_after_cursor
 from lakeward.meta import set_up
 from lakeward.reading import feedable, read
@@ -30,12 +31,13 @@ _ATTEMPTS = 10  # of a feed that keeps losing to another writer
 class Found:
     """What is pending for a stream, by one reading of the ledger (without fences) and one listing.
 
-    error: what could not be listed; the rest may be loaded all the same.
+    error: what could not be listed; the rest may be loaded all the same. outdated: what may leave the models.
     """
 
     reading: Reading
     files: list[LandedFile]
     error: str | None
+    outdated: list[Outdated]
 
 
 def pending(jobs: Sequence[Job], tools: Tools, *, bounds: Bounds | None = None) -> dict[str, Found]:
@@ -49,7 +51,9 @@ def pending(jobs: Sequence[Job], tools: Tools, *, bounds: Bounds | None = None) 
     found = {}
     for stream, _ in jobs:
         files, error = get_files_after_cursor(readings[stream.id], tools.landing, stream)
-        found[stream.id] = Found(readings[stream.id], files, str(error) if error else None)
+        names = [state.model for state in readings[stream.id].models]
+        gone = outdated(stream, names, tools.lake, tools.landing)
+        found[stream.id] = Found(readings[stream.id], files, str(error) if error else None, gone)
     return found
 
 
@@ -65,8 +69,13 @@ def settled(stream: Stream, found: Found, tools: Tools) -> None:
         tools.ledger.record_listing(stream)
 
 
-def is_due(stream: Stream, reading: Reading, files: Sequence[LandedFile]) -> bool:
-    """Is there anything to feed? A stream whose fields are known also wants its empty table."""
+def is_due(stream: Stream, found: Found) -> bool:
+    """Is there anything to feed, or to take out?"""
+    return bool(found.outdated) or _has_work(stream, found.reading, found.files)
+
+
+def _has_work(stream: Stream, reading: Reading, files: Sequence[LandedFile]) -> bool:
+    """For dbt, that is. A stream whose fields are known also wants its empty table."""
     wants_table = stream.columns is not None and any(model.is_new_build for model in reading.models)
     return bool(files) or wants_table
 
@@ -133,7 +142,7 @@ def _load(
             ]:
                 raise WriterConflict("a table came or went between two looks")
             files = reading.pending(found.files)
-            if is_due(stream, reading, files):
+            if _has_work(stream, reading, files):
                 with tools.transform() as transform:
                     tag = stream.tag if len(fit) == len(models) and not beside else None
                     Attempt(stream, fit, reading, tools, transform, report, tag=tag).load(files)
@@ -147,6 +156,8 @@ def _load(
     elif found.error is not None:
         report.errors[stream.id] = found.error
     elif not report.failed and not beside:
+        for gone in outdated(stream, [*fit], tools.lake, tools.landing):
+            report.replaced[gone.model] = leave(stream, gone, tools.lake, tools.landing)
         settled(stream, found, tools)
     return {state.model: state.totals.error for state in reading.models}
 

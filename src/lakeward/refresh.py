@@ -14,6 +14,7 @@ from lakeward.attempt import Tools
 from lakeward.build import backup_name, sweep
 from lakeward.errors import LakewardError, LedgerError, TransformError, WriterConflict
 from lakeward.feed import feed
+from lakeward.generations import leave, outdated
 from lakeward.meta import META, fence_table, relations, set_up
 from lakeward.reading import next_name, read
 from lakeward.settings import LAKE
@@ -72,6 +73,8 @@ def _refresh(stream: Stream, model: Model, tools: Tools) -> Refreshed:
                 if failures:
                     raise TransformError(f"its tests fail on the new table: {'; '.join(failures)}")
                 _swap(stream, model, beside, fence, tools)
+                for gone in outdated(stream, [model.name], tools.lake, tools.landing):
+                    leave(stream, gone, tools.lake, tools.landing)
                 return _done(model, tools)
         raise LedgerError(f"lost to another writer {_ATTEMPTS} times")
     except LakewardError as error:

@@ -116,7 +116,7 @@ def repeat(once: Round, *, watch: bool, json: bool) -> bool:
             time.sleep(_WATCH_SECONDS)
 
 
-def sync(chosen: Chosen, tools: Tools) -> Outcome:
+def sync(chosen: Chosen, tools: Tools, *, refresh: bool = False) -> Outcome:
     """Read the sources, one after the other; what each landed is said on stderr as it lands.
 
     What a connector says goes to a log file of its source.
@@ -144,6 +144,7 @@ def sync(chosen: Chosen, tools: Tools) -> Outcome:
                     source, streams, connector,
                     settings=tools.settings, lake=tools.lake, landing=tools.landing,
                     say=lambda line: console.err.print(escape(line), soft_wrap=True), progress=progress,
+                    refresh=refresh,
                 )  # fmt: skip
         except LakewardError as error:
             if len(chosen.jobs) == 1 and not chosen.errors:

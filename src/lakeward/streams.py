@@ -73,6 +73,11 @@ class StreamConfig(BaseModel):
         default=None,
         description='Airbyte\'s key, where the source does not define one: `[["id"]]`.',
     )
+    on_refresh: Literal["keep", "replace"] = Field(
+        default="keep",
+        description="What becomes of older rows once the stream was read anew from the start (a refresh in "
+        "Airbyte, or `lakeward sync --refresh`): they stay, or those go that were not read again.",
+    )
     selected: bool = Field(
         default=True, description="`false`: Airbyte does not sync the stream; what has landed is still fed."
     )
@@ -175,6 +180,11 @@ def load_stream(path: Path) -> Stream:
         config = StreamConfig(**values)
     except ValidationError as error:
         raise validation_error(error, where=str(path)) from error
+    if (config.sync_mode, config.destination_sync_mode) == ("incremental", "overwrite"):
+        raise ConfigError(
+            f'{path}: "destination_sync_mode" is overwrite, which only a full refresh can be',
+            hint='set "sync_mode": "full_refresh" as well',
+        )
     stream = Stream(source, name, path, config)
     stream.columns  # noqa: B018 - a wrong type word is an error of the file, so it is raised here
     return stream

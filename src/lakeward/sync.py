@@ -167,10 +167,12 @@ def sync(
     landing: Landing,
     say: Say,
     progress: Say,
+    refresh: bool = False,
 ) -> SyncReport:
     """Read the streams from where their last checkpoints are, and land what is new.
 
-    say: what has landed, a line each. progress: what is being read, some times a second.
+    refresh: from the start instead, as the next generation. say: what has landed, a line each. progress:
+    what is being read, some times a second.
     What a stream has landed before it failed stays landed, and its next sync goes on from there. Raises
     ConfigError when nothing can be read, WriterConflict when another sync of the source took over.
     """
@@ -180,7 +182,8 @@ def sync(
         catalog = {entry["name"]: entry for entry in connector.discover()}
         chosen = {stream.name: _configured(stream, catalog) for stream in streams}
         writer = _Writer(source, started, folder, lake, landing, say)
-        states = writer.begin()
+        refreshed = [stream.name for stream in streams if refresh or _is_overwritten(stream)]
+        states = writer.begin([*refreshed, *([None] if refresh else [])])
         runs = {
             stream.name: _Stream(
                 stream, configured["sync_mode"], note,
@@ -230,6 +233,11 @@ def _configured(stream: Stream, catalog: Mapping[str, Message]) -> tuple[Message
     }, note
 
 
+def _is_overwritten(stream: Stream) -> bool:
+    """Each sync is a generation of its own."""
+    return stream.config.destination_sync_mode == "overwrite"
+
+
 class _Writer:
     """From spools to landed files, checkpoint by checkpoint."""
 
@@ -243,11 +251,13 @@ class _Writer:
         self._lake = lake
         self._landing = landing
         self._say = say
+        self._generations: Mapping[str | None, int] = {}
         self._log = SyncLog(lake, source.name, self._sync_id)
 
-    def begin(self) -> dict[str | None, Message]:
+    def begin(self, refreshed: Sequence[str | None]) -> dict[str | None, Message]:
         """Land what a killed sync had no time for; the states it left."""
-        begun = self._log.begin()
+        begun = self._log.begin(refreshed)
+        self._generations = begun.generations
         self._publish(begun.leftovers)
         self._landing.discard_staged(self._staging)
         return begun.states
@@ -260,7 +270,7 @@ class _Writer:
         run.numbered += 1
         local = self._folder / f"{run.stream.name}.parquet"
         name = f"part_{run.numbered}_{self._sync_id}.parquet"
-        rows = run.spool.write(self._lake, local, sync_id=self._sync_id, generation=0)
+        rows = run.spool.write(self._lake, local, sync_id=self._sync_id, generation=self._generation(run))
         size = local.stat().st_size
         staged = f"{self._staging}{self._sync_id}/{run.stream.name}/{name}"
         self._landing.stage(local, staged)
@@ -295,7 +305,11 @@ class _Writer:
             records=run.landed,
             sent=run.sent if run.says_sent else None,
             error=run.error,
+            generation=self._generation(run),
         )
+
+    def _generation(self, run: _Stream) -> int:
+        return self._generations.get(run.stream.name, 0)
 
     def _publish(self, files: Sequence[StagedFile]) -> None:
         for file in files:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from lakeward.errors import WriterConflict
+from lakeward.errors import ConfigError, WriterConflict
 from lakeward.meta import META, fence_table, relations, retry, set_up
 
 if TYPE_CHECKING:
@@ -46,9 +46,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Begun:
-    """states: one per stream, or one for all. leftovers: files of checkpoints that may not have landed."""
+    """states: one per stream, or one for all. leftovers: files of checkpoints that may not have landed.
+
+    generations: of each stream that was ever refreshed, by its name.
+    """
 
     states: dict[str | None, Message]
+    generations: dict[str | None, int]
     leftovers: list[StagedFile]
 
 
@@ -113,20 +117,32 @@ class SyncLog:
         self._fence = fence_table(f"sync {source}")
         self._number = -1
 
-    def begin(self) -> Begun:
-        """Take over from whoever synced this source before, killed or not. Sets up what is missing."""
+    def begin(self, refreshed: Sequence[str | None] = ()) -> Begun:
+        """Take over from whoever synced this source before, killed or not. Sets up what is missing.
+
+        refreshed: streams that begin anew, and None where the state of all does: each in its next generation,
+        without a state.
+        """
         set_up(self._lake, [f"sync {self._source}"])
         retry(self._take)
+        generations = self._generations()
+        if refreshed:
+            self._refuse_part(refreshed)
+        for stream in refreshed:
+            generations[stream] = generations.get(stream, 0) + 1
+            self._insert("refresh", stream=stream, generation=generations[stream])
         states: dict[str | None, Message] = {}
         rows = self._lake.query(
             f"""
             select stream, state from {META}.sync_log
-            where source = ? and event = 'checkpoint' and state is not null
-            qualify row_number() over (partition by stream order by checkpoint desc) = 1
+            where source = ? and (event = 'checkpoint' and state is not null or event = 'refresh')
+            qualify row_number() over (partition by stream order by checkpoint desc, rowid desc) = 1
             order by checkpoint""",
             [self._source],
         )
         for stream, state in rows:
+            if state is None:  # refreshed, and nothing has come since
+                continue
             if stream is None:  # of all streams: it stands for what each has told before
                 states.clear()
             else:
@@ -140,7 +156,8 @@ class SyncLog:
             ), -1)""",
             {"source": self._source},
         )
-        return Begun(states, [StagedFile(**file) for (files,) in rows for file in json.loads(files)])
+        files = [StagedFile(**file) for (text,) in rows for file in json.loads(text)]
+        return Begun(states, generations, files)
 
     def checkpoint(self, parts: Sequence[Part]) -> None:
         """All parts in one snapshot, or none. Raises WriterConflict when another sync has begun since."""
@@ -160,10 +177,36 @@ class SyncLog:
         """Every file of the last checkpoint and of those before has landed."""
         self._insert("published")
 
-    def finish(self, stream: str, *, records: int, sent: int | None, error: str | None) -> None:
+    def finish(
+        self, stream: str, *, records: int, sent: int | None, error: str | None, generation: int
+    ) -> None:
         """sent: how many records the connector says it sent, as far as it says so."""
         event = "done" if error is None else "failed"
-        self._insert(event, stream=stream, records=records, sent=sent, error=error)
+        self._insert(event, stream=stream, records=records, sent=sent, error=error, generation=generation)
+
+    def _refuse_part(self, refreshed: Sequence[str | None]) -> None:
+        """Raises ConfigError where one state speaks of all streams, and some are to keep theirs."""
+        ((is_global, streams),) = self._lake.query(
+            f"""
+            select coalesce(bool_or(event = 'checkpoint' and stream is null), false),
+                list(distinct stream) filter (event in ('done', 'failed'))
+            from {META}.sync_log where source = ?""",
+            [self._source],
+        )
+        rest = ", ".join(sorted(set(streams or ()) - set(refreshed)))
+        if is_global and rest:
+            raise ConfigError(
+                f"{self._source} keeps one state for all of its streams: {rest} must be read anew too",
+                hint=f"lakeward sync {self._source} --refresh",
+            )
+
+    def _generations(self) -> dict[str | None, int]:
+        rows = self._lake.query(
+            f"select stream, max(generation) from {META}.sync_log "
+            "where source = ? and event = 'refresh' group by stream",
+            [self._source],
+        )
+        return dict(rows)
 
     def _take(self) -> None:
         with self._lake.transaction():

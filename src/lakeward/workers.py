@@ -55,7 +55,7 @@ def feed_all(
         if not is_awake(stream, known):
             continue
         is_broken = known.error is not None or any(model.unfit for model in models)
-        if is_broken or is_due(stream, known.reading, known.files):
+        if is_broken or is_due(stream, known):
             due.append((stream, models, known))
         else:
             settled(stream, known, tools)

@@ -109,11 +109,6 @@ def stream_body(stream: Stream, offered: Json, known: Json | None) -> tuple[Json
     config, note = stream.config, None
     modes = offered.get("syncModes") or []
     mode = f"{config.sync_mode}_{config.destination_sync_mode}"
-    if mode == "incremental_overwrite":
-        raise ConfigError(
-            f'{stream.path}: "destination_sync_mode" is overwrite, which only a full refresh can be',
-            hint='set "sync_mode": "full_refresh", or leave both out',
-        )
     if modes and mode not in modes and mode == "incremental_append":
         mode, note = (
             "full_refresh_append",

@@ -97,7 +97,7 @@ def landing_sensor(project: Project) -> dg.SensorDefinition:
             due = []
             for stream, models in idle:
                 known = found[stream.id]
-                if is_due(stream, known.reading, known.files):
+                if is_due(stream, known):
                     due.append((stream, models, known))
                 elif known.error is None:
                     settled(stream, known, tools)
