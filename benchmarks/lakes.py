@@ -122,7 +122,9 @@ class _Recorder:
 def lakeward_project(scratch: Path) -> Path:
     """This repository's nine streams, parsed."""
     project = scratch / "lakeward-project"
-    shutil.copytree(ROOT / "orchestration", project, ignore=shutil.ignore_patterns("target", "logs"))
+    shutil.copytree(
+        ROOT / "orchestration", project, ignore=shutil.ignore_patterns("sources", "target", "logs")
+    )
     return parsed(project)
 
 

@@ -28,6 +28,7 @@ from benchmarks.lakes import BIN, TABLE, Lake, fresh_lake, lakeward_project, mod
 from benchmarks.measure import Usage, measure
 from benchmarks.runs import dagster_on, next_run
 from benchmarks.seed import BATCH
+from benchmarks.syncs import alone, faker_lake, faker_project, landed
 from benchmarks.table import Round, bar, bar_in_seconds, lines, summarise
 from benchmarks.ticks import STREAMS, wide_project
 from samples.shop import land, land_orders_bulk
@@ -36,7 +37,7 @@ from tests.scratch import S3Server, free_port
 _HERE = Path(__file__).parent
 _RESULTS = _HERE / "results"
 _LIMIT, _SEED, _LAKEWARD = "LIMIT", "SEED", "lakeward"
-_PARTS = ["S", "M", "commands", "demo", "ticks", "runs"]
+_PARTS = ["S", "M", "commands", "demo", "ticks", "runs", "sync"]
 _DEMO, _AGAIN = "make demo", "make demo, again"
 _BARE, _STATUS, _NO_OP = "bare attach", "status", "feed, nothing to do"
 _CHECK = f"""
@@ -93,6 +94,8 @@ def main() -> None:
                 _save(name, demo(projects, rounds=3))
             elif name == "runs":
                 _save(name, runs(ours, scratch, rounds=5))
+            elif name == "sync":
+                _save(name, syncs(projects, scratch, rounds=3))
             elif name.endswith("ticks"):
                 _save(name, ticks(projects, 10_000 if options.quick else 1_000_000, rounds=5))
             else:
@@ -256,6 +259,35 @@ def runs(ours: Path, scratch: Path, *, rounds: int) -> dict[str, Any]:
         "{}, all is over at {}".format(*marks)
     ]
     return _result("one file", "lakeward feed", measured, saved, before, notes) | {"bars": []}
+
+
+def syncs(projects: Path, scratch: Path, *, rounds: int) -> dict[str, Any]:
+    """source-faker, 40,000 and 400,000 records: `lakeward sync` against the connector alone."""
+    project, before = faker_project(projects), os.getloadavg()[0]
+    measured: dict[int, list[Round]] = {20_000: [], 200_000: []}
+    memory: dict[int, list[float]] = {count: [] for count in measured}
+    for number in range(rounds):
+        for count, found in measured.items():
+            name = f"{2 * count // 1000}k"
+            with faker_lake(project, count, scratch) as (lake, program, config):
+                unheard = alone(program, config, lake)
+                usage, own = landed(lake)
+            found.append({f"connector, {name}": unheard, f"sync, {name}": usage})
+            memory[count].append(own)
+            _say(f"sync round {number + 1}, {name}: {usage.wall:.1f} s beside {unheard.wall:.1f} s")
+    few, many = (summarise(found, next(iter(found[0]))) for found in measured.values())
+    taken = [f"{median(found):.0f} MB" for found in memory.values()]
+    notes = [
+        "the connector alone: discover, then read, unheard; ratios are to that of the same size",
+        "RSS is the largest single process; lakeward's own was {} and {}".format(*taken),
+    ]
+    both = [one | other for one, other in zip(*measured.values(), strict=True)]
+    return _result("sync", "connector, 40k", both, few | many, before, notes) | {
+        "bars": [
+            bar(saved, f"sync, {name}", "cpu", 1.25, f"connector, {name}")
+            for saved, name in ((few, "40k"), (many, "400k"))
+        ]
+    }
 
 
 def _ticks(lake: Lake, files: int, rounds: int) -> list[Usage]:

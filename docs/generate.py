@@ -22,6 +22,7 @@ from pydantic.fields import FieldInfo
 from lakeward import check
 from lakeward.cli import app
 from lakeward.settings import Settings
+from lakeward.sources import SourceConfig
 from lakeward.streams import _TYPES, META_COLUMNS, StreamConfig
 
 HEADER = "<!-- Written by docs/generate.py from the code: `make docs`. Do not edit. -->\n\n"
@@ -92,7 +93,7 @@ default. An unknown key is an error that names the nearest known one.
 
 {_table(("key", "type", "default", "meaning"), rows)}
 
-The first five keys say what Airbyte should do. lakeward checks them; nothing in it calls Airbyte yet.
+The first keys, up to `fields`, say how the stream is synced: by `lakeward sync`, or by an Airbyte server.
 
 ## Types in `fields`
 
@@ -101,6 +102,20 @@ The first five keys say what Airbyte should do. lakeward checks them; nothing in
 These columns are always there, so `fields` does not name them:
 
 {_table(("column", "type"), meta)}
+"""
+
+
+def source_page() -> str:
+    rows = [
+        (f"`{key}`", _type(field.annotation), _default(field), field.description or "")
+        for key, field in _documented(SourceConfig)
+    ]
+    return f"""# Source YAML
+
+`orchestration/sources/{{source}}.yml` says how a source is read: [Adding a source](../adding-a-source.md).
+`connector` is needed, the rest has defaults. An unknown key is an error that names the nearest known one.
+
+{_table(("key", "type", "default", "meaning"), rows)}
 """
 
 
@@ -222,6 +237,7 @@ def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 PAGES = {
     "settings.md": settings_page,
     "stream-json.md": stream_page,
+    "source-yml.md": source_page,
     "cli.md": cli_page,
     "checks.md": checks_page,
 }

@@ -232,6 +232,16 @@ def open_lake(settings: Settings, *, read_only: bool = False) -> Iterator[Lake |
 
 
 @contextmanager
+def open_writer(settings: Settings) -> Iterator[Lake]:
+    """DuckDB without the lake, on one thread: what it writes row by row takes little memory that way."""
+    with duckdb.connect() as con, translated():
+        for setting in ("threads = 1", "timezone = 'UTC'"):
+            con.execute(f"set {setting}")
+        con.execute(f"set temp_directory = {quote_literal(str(settings.state_dir / 'spill'))}")
+        yield Lake(con)
+
+
+@contextmanager
 def translated() -> Iterator[None]:
     """DuckDB's errors as ours: a lost race is a WriterConflict, everything else a LakeError."""
     try:

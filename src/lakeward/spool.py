@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lakeward.lake import Lake
 
 _NULLED, _WHY = "NULLED", "DESTINATION_SERIALIZATION_ERROR"
+_ROW_GROUP = 20_480  # rows: what is held in memory at once
 _LINE_AT_LEAST = 16 * 1024**2  # bytes: DuckDB's own bound of one record
 
 
@@ -68,15 +69,15 @@ class Spool:
         self._file.truncate(self.size)
         self._file.seek(self.size)
 
-    def write(self, lake: Lake, path: Path, *, sync_id: int, generation: int) -> int:
+    def write(self, writer: Lake, path: Path, *, sync_id: int, generation: int) -> int:
         """All records as one Parquet file, on disk when it returns; the spool is empty then. Returns rows.
 
-        Costs one pass over them in DuckDB, a row group in memory.
+        writer: DuckDB, on one thread. Costs one pass over them, and a row group in memory.
         """
         self._file.flush()
         data = ", ".join(f"{quote_identifier(name)} {kind}" for name, kind in self._shape.columns.items())
         fields = f"data STRUCT({data}), emitted_at BIGINT" if data else "emitted_at BIGINT"
-        lake.query(
+        writer.query(
             f"""
             copy (
                 select uuid()::varchar as _airbyte_raw_id,
@@ -92,11 +93,13 @@ class Spool:
                         'changes': 'STRUCT("field" VARCHAR, "change" VARCHAR, reason VARCHAR)[]'
                     }}
                 )
-            ) to {quote_literal(str(path))} (format parquet, compression zstd)"""
+            ) to {quote_literal(str(path))} (
+                format parquet, compression zstd, row_group_size {_ROW_GROUP}
+            )"""
         )
         with path.open("rb+") as written:
             os.fsync(written.fileno())
-        ((rows,),) = lake.query("select num_rows from parquet_file_metadata(?)", [str(path)])
+        ((rows,),) = writer.query("select num_rows from parquet_file_metadata(?)", [str(path)])
         self.uncover()
         self.drop_uncovered()
         self._longest = 0

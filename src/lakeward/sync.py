@@ -8,6 +8,7 @@ connector sends the records again; killed after it, the next sync lands the file
 from __future__ import annotations
 
 import fcntl
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from lakeward.connector import Connector, Message, install
 from lakeward.errors import ConfigError, ConnectorError, LakewardError
+from lakeward.lake import open_writer
 from lakeward.partitions import partition_folder
 from lakeward.settings import inherited
 from lakeward.shapes import shape
@@ -136,7 +138,7 @@ def _without_streams(source: Source) -> str:
 def open_connector(source: Source, settings: Settings, say: Say) -> Connector:
     """The source's connector, installed and its configuration accepted by its own spec.
 
-    Raises ConfigError or ConnectorError. Costs a start of the program.
+    Raises ConfigError or ConnectorError. Costs a start of the program, the first time.
     """
     environment = inherited()
     config, secrets = source.resolved(environment)
@@ -153,8 +155,19 @@ def open_connector(source: Source, settings: Settings, say: Say) -> Connector:
         silence_seconds=settings.sync_silence_minutes * 60,
         say=say,
     )
-    source.check(connector.spec(), environment)
+    source.check(_spec(connector, None if named.startswith(("./", "/")) else program), environment)
     return connector
+
+
+def _spec(connector: Connector, installed: Path | None) -> Message:
+    """Of an installed program it is kept beside it: another version is another folder."""
+    kept = None if installed is None else installed.with_suffix(".spec.json")
+    if kept is None or not kept.exists():
+        found = connector.spec()
+        if kept is not None:
+            kept.write_text(json.dumps(found))
+        return found
+    return dict(json.loads(kept.read_text()))
 
 
 def sync(
@@ -178,10 +191,10 @@ def sync(
     """
     began = time.monotonic()
     started = datetime.now(UTC)
-    with _alone(source, settings) as folder:
+    with _alone(source, settings) as folder, open_writer(settings) as parquet:
         catalog = {entry["name"]: entry for entry in connector.discover()}
         chosen = {stream.name: _configured(stream, catalog) for stream in streams}
-        writer = _Writer(source, started, folder, lake, landing, say)
+        writer = _Writer(source, started, folder, parquet=parquet, lake=lake, landing=landing, say=say)
         refreshed = [stream.name for stream in streams if refresh or _is_overwritten(stream)]
         states = writer.begin([*refreshed, *([None] if refresh else [])])
         runs = {
@@ -242,13 +255,22 @@ class _Writer:
     """From spools to landed files, checkpoint by checkpoint."""
 
     def __init__(
-        self, source: Source, started: datetime, folder: Path, lake: Lake, landing: Landing, say: Say
+        self,
+        source: Source,
+        started: datetime,
+        folder: Path,
+        *,
+        parquet: Lake,
+        lake: Lake,
+        landing: Landing,
+        say: Say,
     ) -> None:
+        """parquet: a DuckDB to write it with."""
         self._sync_id = int(started.timestamp() * 1_000_000)
         self._partition = partition_folder(started.date())
         self._staging = f"staging/{source.name}/"
         self._folder = folder
-        self._lake = lake
+        self._parquet = parquet
         self._landing = landing
         self._say = say
         self._generations: Mapping[str | None, int] = {}
@@ -270,7 +292,7 @@ class _Writer:
         run.numbered += 1
         local = self._folder / f"{run.stream.name}.parquet"
         name = f"part_{run.numbered}_{self._sync_id}.parquet"
-        rows = run.spool.write(self._lake, local, sync_id=self._sync_id, generation=self._generation(run))
+        rows = run.spool.write(self._parquet, local, sync_id=self._sync_id, generation=self._generation(run))
         size = local.stat().st_size
         staged = f"{self._staging}{self._sync_id}/{run.stream.name}/{name}"
         self._landing.stage(local, staged)

@@ -111,6 +111,10 @@ def docs_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DocsLake]:
     _stand_in_for_the_duckdb_program(programs / "duckdb")
     shopify = [stream for stream in STREAMS if stream.startswith("shopify/")]  # what the pages ask about
     land(root / ".lake" / "landing", days=5, orders_per_day=20, streams=shopify)
+    source: dict[str, Any] = {"connector": str(REPOSITORY / "samples" / "source-shop")}
+    source |= {"config": {"app": "klaviyo", "days": 2, "orders_per_day": 5}}
+    (root / "orchestration" / "sources").mkdir()
+    (root / "orchestration" / "sources" / "klaviyo.yml").write_text(json.dumps(source))
     lake.bash("lakeward run")
     watching = subprocess.Popen(
         ["lakeward", "feed", "--watch"],
