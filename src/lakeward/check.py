@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lakeward.discovery import discovered, discovered_file
 from lakeward.errors import LakewardError
 from lakeward.manifest import packaged_macros
-from lakeward.streams import load_stream, stream_files
+from lakeward.sources import load_sources
+from lakeward.streams import load_stream, load_streams, stream_files
 
 if TYPE_CHECKING:
     from lakeward.manifest import Manifest, Model
@@ -37,7 +39,8 @@ class Finding:
 
 def check(project_dir: Path, manifest: Manifest | None, parse_error: str | None) -> list[Finding]:
     """All findings, in file order. Reads files only; the manifest's rules are left out when there is none."""
-    found = [*_streams_load(project_dir), *_macros_are_current(project_dir), *_parses(parse_error)]
+    found = [*_streams_load(project_dir), *_sources_load(project_dir), *_sources_offer(project_dir)]
+    found += [*_macros_are_current(project_dir), *_parses(parse_error)]
     if manifest is not None:
         tags = {f"{path.parent.name}__{path.stem}" for path in stream_files(project_dir)}
         for model in manifest.models:
@@ -56,6 +59,40 @@ def _streams_load(project_dir: Path) -> Iterator[Finding]:
                 "stream_file", "error", _short(path, project_dir), error.message,
                 "a stream whose file cannot be read is not fed", error.hint or "mend the file",
             )  # fmt: skip
+
+
+def _sources_load(project_dir: Path) -> Iterator[Finding]:
+    """Every source file can be read and holds only known keys."""
+    for path, error in load_sources(project_dir)[1].items():
+        yield Finding(
+            "source_file", "error", _short(path, project_dir), error.message,
+            "a source whose file cannot be read is not synced", error.hint or "mend the file",
+        )  # fmt: skip
+
+
+def _sources_offer(project_dir: Path) -> Iterator[Finding]:
+    """Every stream, and every field that it names, is among what its source was last discovered to have."""
+    streams, _ = load_streams(project_dir)
+    for source in {stream.source for stream in streams}:
+        remedy = f"mend the stream file, or lakeward airbyte discover {source} again"
+        try:
+            offers = discovered(project_dir, source)
+        except LakewardError as error:
+            where = _short(discovered_file(project_dir, source), project_dir)
+            yield Finding("source_offers", "error", where, error.message, "nothing can be compared", remedy)
+            continue
+        for stream in streams:
+            if offers is None or stream.source != source:
+                continue
+            offer = offers.get(stream.name)
+            if offer is None:
+                what = f"the source has no stream {stream.name}; it has: {', '.join(offers)}"
+            elif unknown := [name for name in stream.config.fields or {} if name not in offer["fields"]]:
+                what = f"the source has no field {', '.join(unknown)}"
+            else:
+                continue
+            where = _short(stream.path, project_dir)
+            yield Finding("source_offers", "error", where, what, "a sync of it fails", remedy)
 
 
 def _macros_are_current(project_dir: Path) -> Iterator[Finding]:

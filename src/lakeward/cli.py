@@ -409,6 +409,37 @@ def airbyte_sync(source: Annotated[str, typer.Argument(metavar="SOURCE")], json:
         console.out.print(escape(console.job_line(source, job)), soft_wrap=True)
 
 
+@airbyte.command("discover")
+def airbyte_discover(source: Annotated[str, typer.Argument(metavar="SOURCE")], json: Json = False) -> None:
+    """Write down what a source offers, as its connector tells on this machine, for check and to copy from."""
+    from lakeward.discovery import discovered_file, offered
+    from lakeward.sources import find_source
+    from lakeward.sync import open_connector
+
+    settings = load_settings(find_project(Path.cwd()))
+    chosen = find_source(settings.project_dir, source)
+    with console.err.status(f"asking {source}"):
+        found = offered(open_connector(chosen, settings, lambda _: None))
+    path = discovered_file(settings.project_dir, source)
+    path.write_text(console.as_json(found))
+    if json:
+        console.print_json(found)
+    else:
+        columns = ("stream", "incremental", "cursor", "key", "fields")
+        rows = [
+            (
+                name,
+                "yes" if offer["incremental"] else "no",
+                ".".join(offer["cursor_field"] or []),
+                ", ".join(".".join(key) for key in offer["primary_key"] or []),
+                len(offer["fields"]),
+            )
+            for name, offer in found.items()
+        ]
+        console.show(console.table(columns, rows))
+        console.out.print(escape(f"written to {path}"), soft_wrap=True)
+
+
 @contextmanager
 def _airbyte(project: Project, lake: Lake | None, prune: bool) -> Iterator[tuple[Airbyte, Found, Plan]]:
     """The server, how it is, and what must change in it."""

@@ -34,6 +34,11 @@ def print_json(value: object) -> None:
     print(text)  # noqa: T201 - not wrapped, not coloured
 
 
+def as_json(value: object) -> str:
+    """For a file that people read and commit."""
+    return json.dumps(_plain(value), ensure_ascii=False, indent=2) + "\n"
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     """Numbers to the right, everything else to the left; nothing becomes an ellipsis in a pipe."""
     made = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))

@@ -24,9 +24,13 @@ Fit = Callable[[Any, list[str]], Any]
 
 @dataclass(frozen=True)
 class Shape:
-    """columns: DuckDB types by column, in the schema's order; a key that has no column is dropped."""
+    """columns: DuckDB types by column, in the schema's order; a key that has no column is dropped.
+
+    words: the same in the words of a stream file's `fields`.
+    """
 
     columns: dict[str, str]
+    words: dict[str, Any]
     fit: Fit
 
 
@@ -34,6 +38,7 @@ class Shape:
 class _Kind:
     type: str  # as DuckDB writes it
     word: str  # as Airbyte writes it: the member of a union
+    words: Any  # as a stream file's `fields` write it: the word, or what it consists of
     accepts: Callable[[Any], bool]  # is this the member of a union that a value belongs to?
     fit: Fit | None = None  # None: DuckDB takes whatever it is
 
@@ -41,7 +46,10 @@ class _Kind:
 def shape(schema: Schema) -> Shape:
     """Of a stream's records: `json_schema` as `discover` gives it."""
     kinds = _kinds(schema, "")
-    return Shape({name: kind.type for _, name, kind in kinds}, _fit_object(kinds, ""))
+    columns, words = {}, {}
+    for _, name, kind in kinds:
+        columns[name], words[name] = kind.type, kind.words
+    return Shape(columns, words, _fit_object(kinds, ""))
 
 
 def _kinds(schema: Schema, path: str) -> list[tuple[str, str, _Kind]]:
@@ -90,31 +98,36 @@ def _simple(word: str, schema: Schema, path: str) -> _Kind:
     if word == "object" and schema.get("properties"):
         kinds = _kinds(schema, f"{path}.")
         inside = ", ".join(f"{quote_identifier(name)} {kind.type}" for _, name, kind in kinds)
-        return _Kind(f"STRUCT({inside})", word, lambda value: type(value) is dict, _fit_object(kinds, path))
+        words = {name: kind.words for _, name, kind in kinds}
+        return _Kind(f"STRUCT({inside})", word, words, _is(dict), _fit_object(kinds, path))
     if word == "array" and isinstance(schema.get("items"), Mapping) and schema["items"]:
         item = _kind(schema["items"], path)
-        return _Kind(f"{item.type}[]", word, lambda value: type(value) is list, _fit_list(item.fit, path))
+        return _Kind(f"{item.type}[]", word, [item.words], _is(list), _fit_list(item.fit, path))
     if word in ("object", "array"):
-        wanted = dict if word == "object" else list
-        return _Kind("VARCHAR", word, lambda value: type(value) is wanted)  # JSON text
+        return _Kind("VARCHAR", word, word, _is(dict if word == "object" else list))  # JSON text
     if word == "integer" or (word == "number" and schema.get("airbyte_type") == "integer"):
-        return _Kind("BIGINT", "integer", lambda value: type(value) is int, _fitting(_integer, path))
+        return _Kind("BIGINT", "integer", "integer", _is(int), _fitting(_integer, path))
     if word == "number":
-        return _Kind("DOUBLE", word, lambda value: type(value) in (int, float), _fitting(_number, path))
+        return _Kind("DOUBLE", word, word, _is(int, float), _fitting(_number, path))
     if word == "boolean":
-        return _Kind("BOOLEAN", word, lambda value: type(value) is bool, _fitting(_boolean, path))
+        return _Kind("BOOLEAN", word, word, _is(bool), _fitting(_boolean, path))
     if word == "string" and schema.get("format") in _MOMENTS:
         kind, name, moment = _MOMENTS[schema["format"]]
         if schema["format"] != "date":
             zoneless = str(schema.get("airbyte_type", "")).endswith("without_timezone")
             name += "_without_timezone" if zoneless else "_with_timezone"
-        return _Kind(kind, name, lambda value: moment(value) is not None, _fitting(moment, path))
+        return _Kind(kind, name, name, lambda value: moment(value) is not None, _fitting(moment, path))
     return _text()
 
 
 def _text() -> _Kind:
     """DuckDB turns whatever is no text into its JSON."""
-    return _Kind("VARCHAR", "string", lambda value: type(value) is str)
+    return _Kind("VARCHAR", "string", "string", _is(str))
+
+
+def _is(*types: type) -> Callable[[Any], bool]:
+    """Of just these types: True is no integer."""
+    return lambda value: type(value) in types
 
 
 def _fit_object(kinds: list[tuple[str, str, _Kind]], path: str) -> Fit:
@@ -182,7 +195,8 @@ def _union(members: list[_Kind], path: str) -> _Kind:
         nulled.append(path)
         return None
 
-    return _Kind(f"STRUCT(type VARCHAR, {inside})", "union", lambda _: True, fit)
+    words = {"type": "string"} | {kind.word: kind.words for kind in members}
+    return _Kind(f"STRUCT(type VARCHAR, {inside})", "union", words, lambda _: True, fit)
 
 
 def _integer(value: Any) -> int | None:

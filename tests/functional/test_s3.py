@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lakeward.landing import open_landing
+from tests.functional.test_sync import Shop, killed_at
 from tests.scratch import PostgresServer, S3Server, ScratchLake
 
 
@@ -105,3 +106,19 @@ def test_a_wrong_secret_is_an_error_that_moves_nothing(
     assert "cannot read the landing zone" in done.stderr
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", right)
     assert team_lake.query("select distinct event from meta.feeder_log where event <> 'failed'") == []
+
+
+def test_a_sync_lands_on_s3_once_however_often_it_is_killed(team_lake: ScratchLake, s3: S3Server) -> None:
+    shop = Shop(team_lake)
+    until = 0
+    for step in (3, 9, 12, 15, 18, 22):
+        until += 25
+        shop.says(streams={"items": until, "notes": until})
+        killed_at(shop, step)
+        assert shop.sync().returncode == 0
+    team_lake.cli("feed")
+    for stream in ("items", "notes"):
+        counted = f"select count(*), count(distinct item_id) from int_shop__{stream}"
+        assert team_lake.query(counted) == [(until, until)]
+    left = [meta["path"] for page in s3.store(team_lake.root.name).list("landing/staging") for meta in page]
+    assert left == []

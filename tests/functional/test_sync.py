@@ -428,3 +428,33 @@ def test_a_schedule_that_is_none_is_refused(shop: Shop, schedule: str) -> None:
     wrong = shop.sync()
     assert wrong.returncode == 2
     assert "write five fields" in wrong.stderr
+
+
+def test_what_a_source_offers_is_written_down_and_checked(shop: Shop) -> None:
+    shop.says(
+        schema={"at": {"type": "string", "format": "date-time"}, "tags": {"type": "array", "items": {}}}
+    )
+    told = shop.lake.cli("airbyte", "discover", "shop")
+    assert "items" in told.stdout
+    offers = json.loads((shop.lake.project_dir / "sources" / "shop.streams.json").read_text())
+    fields = {"id": "integer", "at": "timestamp_with_timezone", "tags": "array"}
+    assert offers["items"] == {
+        "incremental": True,
+        "cursor_field": ["id"],
+        "primary_key": None,
+        "fields": fields,
+    }
+    shop.lake.write("dag/streams/shop/items.json", json.dumps({"fields": fields}))
+    assert "0 errors" in shop.lake.cli("check").stdout
+
+    shop.lake.add_stream("shop/ghosts", model=LOG)
+    shop.lake.write("dag/streams/shop/items.json", json.dumps({"fields": {"colour": "string"}}))
+    shop.lake.write("sources/broken.yml", "connector: [")
+    wrong = shop.lake.cli("check", check=False)
+    assert wrong.returncode == 2
+    for said in (
+        "dag/streams/shop/ghosts.json: the source has no stream ghosts; it has: items, notes",
+        "dag/streams/shop/items.json: the source has no field colour",
+        "not YAML",
+    ):
+        assert said in wrong.stdout
