@@ -20,6 +20,7 @@ import typer
 from rich.markup import escape
 
 from lakeward import console
+from lakeward.cli_airbyte import airbyte
 from lakeward.errors import ConfigError, LakewardError, NothingSelected
 from lakeward.lake import attach_statements, open_lake
 from lakeward.landing import open_landing
@@ -31,10 +32,7 @@ from lakeward.status import status as read_status
 from lakeward.streams import Stream, find_stream
 
 if TYPE_CHECKING:
-    from lakeward.airbyte.client import Airbyte
-    from lakeward.airbyte.plan import Found, Plan
     from lakeward.attempt import Tools
-    from lakeward.lake import Lake
     from lakeward.rounds import Rest, Round
 
 app = typer.Typer(
@@ -47,7 +45,6 @@ app = typer.Typer(
 )
 quarantine = typer.Typer(help="Files that could not be loaded.", no_args_is_help=True)
 app.add_typer(quarantine, name="quarantine")
-airbyte = typer.Typer(help="An Airbyte server: make it match the repository.", no_args_is_help=True)
 app.add_typer(airbyte, name="airbyte")
 
 StreamArgument = Annotated[str, typer.Argument(metavar="SOURCE/STREAM", help="As in shopify/orders.")]
@@ -348,132 +345,6 @@ def attach() -> None:
             console.out.print(f"{statement};", markup=False, soft_wrap=True)
     if settings.catalog_url is None:
         console.err.print("the embedded catalog answers while a lakeward process runs: lakeward feed --watch")
-
-
-Prune = Annotated[
-    bool,
-    typer.Option("--prune", help="Delete connections that lakeward made and no source file names any more."),
-]
-
-
-@airbyte.command("plan")
-def airbyte_plan(
-    prune: Prune = False,
-    detailed_exitcode: Annotated[
-        bool, typer.Option("--detailed-exitcode", help="Exit 2 when there is something to change.")
-    ] = False,
-    json: Json = False,
-) -> None:
-    """Show what must change in Airbyte to match the repository; changes nothing."""
-    project = open_project(Path.cwd(), parse=False)
-    with open_lake(project.settings, read_only=True) as lake, _airbyte(project, lake, prune) as (_, _, plan):
-        _show_plan(plan, json=json)
-    if plan.problems:
-        raise typer.Exit(1)
-    if plan.changes and detailed_exitcode:
-        raise typer.Exit(2)
-
-
-@airbyte.command("apply")
-def airbyte_apply(prune: Prune = False, json: Json = False) -> None:
-    """Make Airbyte match the repository."""
-    from lakeward.airbyte.apply import apply
-
-    project = open_project(Path.cwd(), parse=False)
-    with open_lake(project.settings) as lake, _airbyte(project, lake, prune) as (server, found, plan):
-        assert lake is not None
-        if not json:
-            _show_plan(plan, json=False)
-        done: list[object] = []
-        apply(plan.changes, found, server, lake, done.append)
-    if json:
-        _show_plan(plan, json=True)
-    elif done:
-        console.out.print(f"{len(done)} changes made")
-    if plan.problems:
-        raise typer.Exit(1)
-
-
-@airbyte.command("sync")
-def airbyte_sync(source: Annotated[str, typer.Argument(metavar="SOURCE")], json: Json = False) -> None:
-    """Have the server sync a source, and follow it to its end."""
-    from lakeward.airbyte.client import open_airbyte
-    from lakeward.airbyte.jobs import sync
-
-    settings = load_settings(find_project(Path.cwd()))
-    with open_airbyte(settings) as server, console.err.status(f"syncing {source}") as status:
-        job = sync(source, server, lambda job: status.update(escape(console.job_line(source, job))))
-    if json:
-        console.print_json(job)
-    else:
-        console.out.print(escape(console.job_line(source, job)), soft_wrap=True)
-
-
-@airbyte.command("discover")
-def airbyte_discover(source: Annotated[str, typer.Argument(metavar="SOURCE")], json: Json = False) -> None:
-    """Write down what a source offers, as its connector tells on this machine, for check and to copy from."""
-    from lakeward.discovery import discovered_file, offered
-    from lakeward.sources import find_source
-    from lakeward.sync import open_connector
-
-    settings = load_settings(find_project(Path.cwd()))
-    chosen = find_source(settings.project_dir, source)
-    with console.err.status(f"asking {source}"):
-        found = offered(open_connector(chosen, settings, lambda _: None))
-    path = discovered_file(settings.project_dir, source)
-    path.write_text(console.as_json(found))
-    if json:
-        console.print_json(found)
-    else:
-        columns = ("stream", "incremental", "cursor", "key", "fields")
-        rows = [
-            (
-                name,
-                "yes" if offer["incremental"] else "no",
-                ".".join(offer["cursor_field"] or []),
-                ", ".join(".".join(key) for key in offer["primary_key"] or []),
-                len(offer["fields"]),
-            )
-            for name, offer in found.items()
-        ]
-        console.show(console.table(columns, rows))
-        console.out.print(escape(f"written to {path}"), soft_wrap=True)
-
-
-@contextmanager
-def _airbyte(project: Project, lake: Lake | None, prune: bool) -> Iterator[tuple[Airbyte, Found, Plan]]:
-    """The server, how it is, and what must change in it."""
-    from lakeward.airbyte.apply import find
-    from lakeward.airbyte.client import open_airbyte
-    from lakeward.airbyte.plan import plan
-    from lakeward.airbyte.wanted import connection_name, wanted
-    from lakeward.settings import inherited
-    from lakeward.sources import load_sources, no_sources, selected
-
-    sources, broken = load_sources(project.settings.project_dir)
-    if not sources and not broken:
-        raise no_sources(project.settings.project_dir)
-    jobs = [(source, selected(project.streams, source)) for source in sources]
-    with open_airbyte(project.settings) as server:
-        with console.err.status("asking Airbyte"):
-            aims = wanted(jobs, project.settings, inherited())
-            aims.problems.extend(str(error) for error in broken.values())
-            aims.names.update(connection_name(path.stem) for path in broken)
-            found = find(server, aims, lake)
-            made = plan(aims, found, server.workspace, prune=prune)
-        yield server, found, made
-
-
-def _show_plan(plan: Plan, *, json: bool) -> None:
-    if json:
-        keys = ("sign", "kind", "name", "lines")
-        changes = [{key: getattr(change, key) for key in keys} for change in plan.changes]
-        console.print_json({"changes": changes, "notes": plan.notes, "problems": plan.problems})
-    else:
-        for line in console.plan_lines(plan):
-            console.out.print(line, soft_wrap=True)
-    for problem in plan.problems if not json else []:
-        console.err.print(escape(problem), soft_wrap=True)
 
 
 def _go(once: Round, *, watch: bool, json: bool) -> None:

@@ -16,7 +16,7 @@ Json = dict[str, Any]
 
 
 def offered(connector: Connector) -> Json:
-    """By stream: can it be read incrementally, its cursor and key, and its fields in a stream file's words."""
+    """By stream: can it be read incrementally, its cursor, its key, its fields in a stream file's words."""
     return {
         stream["name"]: {
             "incremental": "incremental" in (stream.get("supported_sync_modes") or []),

@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
+import duckdb
 import pytest
 
 from lakeward.airbyte import client, jobs
@@ -406,3 +408,24 @@ def test_a_sync_is_followed_to_its_end(server: Server, monkeypatch: pytest.Monke
         server.fake.next_job("running", "failed")
         with pytest.raises(AirbyteError, match="job 3 of shopify to lakeward failed"):
             jobs.sync("shopify", airbyte, lambda _: None)
+
+
+def test_what_the_server_says_it_sent_is_compared_with_what_landed(server: Server) -> None:
+    server.apply()
+    lake, today = server.lake, datetime.now(UTC)
+    local = {"LAKEWARD_LANDING_URL": str(lake.landing)}
+
+    def job_lands(number: int, rows: int) -> subprocess.CompletedProcess[str]:
+        folder = lake.landing / f"raw/shopify/orders/year={today:%Y}/month={today:%m}/day={today:%d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        with duckdb.connect() as con:
+            con.execute(f"copy (select 1 as id from range({rows})) to '{folder}/{number}_1_part_0.parquet'")
+        server.fake.next_job("succeeded", rows=100)
+        return server.run("sync", "shopify", **local)
+
+    assert job_lands(1, 100).returncode == 0
+    short = job_lands(2, 99)
+    assert short.returncode == 1
+    assert "shopify: the server says it sent 100 records; 99 landed" in short.stderr
+    server.fake.next_job("succeeded", rows=100)
+    assert json.loads(server.run("sync", "shopify", "--json", **local).stdout)["rowsLanded"] is None

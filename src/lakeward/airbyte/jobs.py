@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from lakeward.airbyte.wanted import connection_name
 from lakeward.errors import AirbyteError, ConfigError
+from lakeward.sql import escape_glob, quote_list
 
 if TYPE_CHECKING:
     from lakeward.airbyte.client import Airbyte
+    from lakeward.lake import Lake
+    from lakeward.landing import Landing
+    from lakeward.streams import Stream
 
 Json = dict[str, Any]
 
@@ -42,6 +47,25 @@ def sync(source: str, airbyte: Airbyte, progress: Callable[[Json], None]) -> Jso
             hint="its log is on the connection's page in Airbyte; what it landed is fed all the same",
         )
     return dict(job)
+
+
+def landed(job: Json, streams: Sequence[Stream], landing: Landing, lake: Lake) -> int | None:
+    """Rows in the files that the job wrote, by its number in their names; None where there is no such file.
+
+    Costs a listing of each stream's newest days, and the files' footers.
+    """
+    day = datetime.fromisoformat(job["startTime"].replace("Z", "+00:00")).date() - timedelta(days=1)
+    mine = [
+        landing.url(file.path)
+        for stream in streams
+        for file in landing.list(stream, since=day)
+        if file.path.rpartition("/")[2].startswith(f"{job['jobId']}_")
+    ]
+    if not mine:
+        return None
+    urls = quote_list(escape_glob(url) for url in mine)
+    ((rows,),) = lake.query(f"select sum(num_rows)::bigint from parquet_file_metadata({urls})")
+    return int(rows)
 
 
 def _running(airbyte: Airbyte, connection: str) -> Json | None:
