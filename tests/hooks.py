@@ -24,20 +24,20 @@ def drop_capabilities() -> None:
         raise OSError(ctypes.get_errno(), "capset")
 
 
-def kill_sync_at(step: int, checkpoint_seconds: float) -> None:
-    """SIGKILL before or after the step-th of what a sync does that lasts, connector and all."""
+def strike_sync_at(step: int, checkpoint_seconds: float, number: int) -> None:
+    """A signal to the sync before or after the step-th of what it does that lasts."""
+    import lakeward.extract
     import lakeward.landing
     import lakeward.spool
-    import lakeward.sync
     import lakeward.synclog
 
-    lakeward.sync._CHECKPOINT_SECONDS = checkpoint_seconds
+    lakeward.extract._CHECKPOINT_SECONDS = checkpoint_seconds
     done = 0
 
     def count() -> None:
         nonlocal done
         if done == step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         done += 1
 
     def stepped(owner: Any, name: str) -> None:
@@ -53,6 +53,6 @@ def kill_sync_at(step: int, checkpoint_seconds: float) -> None:
 
     for name in ("stage", "publish", "discard_staged"):
         stepped(lakeward.landing.Landing, name)
-    for name in ("_take", "checkpoint", "_insert"):
+    for name in ("_take", "checkpoint", "_insert", "_advance"):
         stepped(lakeward.synclog.SyncLog, name)
     stepped(lakeward.spool.Spool, "write")

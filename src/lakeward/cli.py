@@ -123,7 +123,7 @@ def sync(
     from lakeward.sync import choose
 
     project = open_project(Path.cwd(), parse=False)
-    chosen = choose(project.settings.project_dir, project.streams, sources)
+    chosen = choose(project.settings.project_dir, project.streams, project.broken_files, sources)
     with open_tools(project.settings, console.say) as tools:
         outcome = sync_sources(chosen, tools, refresh=refresh)
     outcome.show(json=json)

@@ -27,7 +27,7 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help="As in shopify.")]
 Prune = Annotated[
     bool,
-    typer.Option("--prune", help="Delete connections that lakeward made and no source file names any more."),
+    typer.Option("--prune", help="Delete connections that lakeward made and no source file has any more."),
 ]
 
 
@@ -131,7 +131,7 @@ def _airbyte(project: Project, lake: Lake | None, prune: bool) -> Iterator[tuple
     from lakeward.airbyte.apply import find
     from lakeward.airbyte.client import open_airbyte
     from lakeward.airbyte.plan import plan
-    from lakeward.airbyte.wanted import connection_name, wanted
+    from lakeward.airbyte.wanted import wanted
     from lakeward.sources import load_sources, no_sources, selected
 
     sources, broken = load_sources(project.settings.project_dir)
@@ -140,9 +140,8 @@ def _airbyte(project: Project, lake: Lake | None, prune: bool) -> Iterator[tuple
     jobs = [(source, selected(project.streams, source)) for source in sources]
     with open_airbyte(project.settings) as server:
         with console.err.status("asking Airbyte"):
-            aims = wanted(jobs, project.settings, inherited())
-            aims.problems.extend(str(error) for error in broken.values())
-            aims.names.update(connection_name(path.stem) for path in broken)
+            aims = wanted(jobs, {**broken, **project.broken_files}, project.settings, inherited())
+            server.mask.add(aims.secrets)
             found = find(server, aims, lake)
             made = plan(aims, found, server.workspace, prune=prune)
         yield server, found, made

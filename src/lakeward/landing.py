@@ -158,6 +158,8 @@ class Objects:
 
     def move(self, path: str, to: str) -> None:
         if self.head(to) is None:
+            if self.head(path) is None:
+                raise _lost(path, to)
             self._store.copy(path, to)
         with suppress(FileNotFoundError):
             self._store.delete(path)
@@ -192,19 +194,22 @@ class Folder:
     def put(self, file: Path, path: str) -> None:
         target = self._root / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(f".{target.name}.partial")
-        shutil.move(file, unfinished)
-        with unfinished.open("rb") as written:
+        shutil.move(file, target)
+        with target.open("rb") as written:
             os.fsync(written.fileno())
-        _rename(unfinished, target)
+        _sync_folder(target.parent)
 
     def move(self, path: str, to: str) -> None:
         target = self._root / to
         target.parent.mkdir(parents=True, exist_ok=True)
+        staged = self._root / path
         if target.exists():
-            (self._root / path).unlink(missing_ok=True)
+            staged.unlink(missing_ok=True)
+        elif staged.exists():
+            staged.rename(target)
+            _sync_folder(target.parent)
         else:
-            _rename(self._root / path, target)
+            raise _lost(path, to)
 
     def delete(self, path: str) -> None:
         (self._root / path).unlink(missing_ok=True)
@@ -255,14 +260,20 @@ class Folder:
         return LandedFile(path, f"{stat.st_size:x}-{stat.st_mtime_ns:x}", stat.st_size, partition_date(path))
 
 
-def _rename(file: Path, target: Path) -> None:
-    """Also after a power cut: the folder that holds the name is on disk when it returns."""
-    file.rename(target)
-    folder = os.open(target.parent, os.O_RDONLY)
+def _lost(staged: str, path: str) -> LandingError:
+    return LandingError(
+        f"{path} is neither landed nor staged any more as {staged}: its records are not in the landing zone",
+        hint="lakeward sync --refresh reads its source from the start",
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    """The names in it are on disk when it returns."""
+    opened = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(opened)
     finally:
-        os.close(folder)
+        os.close(opened)
 
 
 def open_landing(settings: Settings) -> Landing:

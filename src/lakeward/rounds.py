@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -121,39 +122,34 @@ def sync(chosen: Chosen, tools: Tools, *, refresh: bool = False) -> Outcome:
 
     What a connector says goes to a log file of its source.
     """
-    from lakeward.sync import open_connector  # a feed does without
-    from lakeward.sync import sync as sync_source
+    from lakeward.sync import sync as sync_source  # a feed does without
 
     reports, errors = [], dict(chosen.errors)
     for name, told in errors.items():
         console.err.print(escape(f"{name}: {told}"), soft_wrap=True)
-    for source, streams in chosen.jobs:
-        log = tools.settings.state_dir / "logs" / f"sync-{source.name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
+    for job in chosen.jobs:
+        name = job.source.name
+        log = tools.settings.state_dir / "logs" / f"sync-{name}.log"
         try:
-            with log.open("w") as lines, console.err.status(f"syncing {source.name}") as status:
-
-                def note(line: str, lines: TextIO = lines) -> None:
-                    print(line, file=lines, flush=True)
+            with ExitStack() as opened, console.err.status(f"syncing {name}") as status:
+                note = _into(log, opened)
 
                 def progress(told: str, status: RichStatus = status) -> None:
                     status.update(escape(f"syncing {told}"))
 
-                connector = open_connector(source, tools.settings, note)
                 report = sync_source(
-                    source, streams, connector,
-                    settings=tools.settings, lake=tools.lake, landing=tools.landing,
+                    job, settings=tools.settings, lake=tools.lake, landing=tools.landing, note=note,
                     say=lambda line: console.err.print(escape(line), soft_wrap=True), progress=progress,
                     refresh=refresh,
                 )  # fmt: skip
         except LakewardError as error:
             if len(chosen.jobs) == 1 and not chosen.errors:
                 raise
-            errors[source.name] = str(error)
-            console.err.print(escape(f"{source.name}: {error}"), soft_wrap=True)
+            errors[name] = str(error)
+            console.err.print(escape(f"{name}: {error}"), soft_wrap=True)
             continue
         reports.append(report)
-        where = [f"{source.name}: what the connector said is in {log}"] if report.failed else []
+        where = [f"{name}: what the connector said is in {log}"] if report.failed else []
         for line in console.sync_lines(report) + where:
             console.err.print(escape(line), soft_wrap=True)
     streams_read = [stream for report in reports for stream in report.streams]
@@ -165,6 +161,19 @@ def sync(chosen: Chosen, tools: Tools, *, refresh: bool = False) -> Outcome:
         lines=[said if files else f"nothing new in {_count(len(streams_read), 'stream')}"],
         record={"sources": [asdict(report) for report in reports], "errors": errors},
     )
+
+
+def _into(log: Path, opened: ExitStack) -> Callable[[str], None]:
+    """Lines into a file that begins anew with the first: by then the sync is the only one of its source."""
+    file: list[TextIO] = []
+
+    def note(line: str) -> None:
+        if not file:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            file.append(opened.enter_context(log.open("w")))
+        print(line, file=file[0], flush=True)
+
+    return note
 
 
 def feed(
@@ -239,7 +248,7 @@ def sync_feed_and_build(project: Project, tools: Tools, rest: Rest) -> Outcome:
     from lakeward.sync import choose
 
     try:
-        synced = sync(choose(settings.project_dir, project.streams), tools)
+        synced = sync(choose(settings.project_dir, project.streams, project.broken_files), tools)
     except LakewardError as error:  # what has landed already is fed all the same
         console.err.print(escape(str(error)), soft_wrap=True)
         synced = Outcome(good=False, idle=True, lines=[], record={"sources": [], "errors": [str(error)]})

@@ -78,7 +78,7 @@ def _options(schema: Schema) -> list[tuple[str, Schema]]:
     """(type word, schema) of everything it may be, null left out; objects of a union are merged first."""
     listed = schema.get("oneOf") or schema.get("anyOf")
     if listed:
-        options = [option for inner in listed for option in _options(inner)]
+        options = [option for inner in listed if isinstance(inner, Mapping) for option in _options(inner)]
     else:
         declared: str | list[str] = schema.get("type") or ("object" if "properties" in schema else [])
         words = [declared] if isinstance(declared, str) else list(declared)
@@ -132,7 +132,8 @@ def _is(*types: type) -> Callable[[Any], bool]:
 
 def _fit_object(kinds: list[tuple[str, str, _Kind]], path: str) -> Fit:
     checked = [(key, kind.fit) for key, _, kind in kinds if kind.fit is not None]
-    renamed = [(key, name) for key, name, _ in kinds if key != name]
+    renamed = {key: name for key, name, _ in kinds if key != name}
+    moved = {*renamed, *renamed.values()}
 
     def fit(value: Any, nulled: list[str]) -> Any:
         if type(value) is not dict:
@@ -147,9 +148,9 @@ def _fit_object(kinds: list[tuple[str, str, _Kind]], path: str) -> Fit:
                     if made is value:
                         made = dict(value)
                     made[key] = new
-        if renamed and not value.keys().isdisjoint(key for key, _ in renamed):
-            values = {name: made[key] for key, name in renamed if key in made}
-            made = {key: inner for key, inner in made.items() if key not in values} | values
+        if moved and not value.keys().isdisjoint(moved):
+            values = {name: made[key] for key, name in renamed.items() if key in made}
+            made = {key: inner for key, inner in made.items() if key not in moved} | values
         return made
 
     return fit
@@ -234,17 +235,19 @@ def _boolean(value: Any) -> bool | None:
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _DATE_TIME = re.compile(
-    r"(\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?)?)( ?)(Z|[+-]\d\d(?::?\d\d)?)?", re.ASCII
+    r"(\d{4}-\d\d-\d\d)(?:([T ]\d\d:\d\d)(:\d\d(?:\.\d+)?)?( ?)(Z|[+-]\d\d(?::?\d\d)?)?)?", re.ASCII
 )
 _TIME = re.compile(r"(\d\d:\d\d(?::\d\d(?:\.\d+)?)?) ?(Z|[+-]\d\d(?::?\d\d)?)?", re.ASCII)
 
 
 def _date_time(value: Any) -> str | None:
-    """A time without a zone is UTC. DuckDB wants no space before the zone."""
+    """A time without a zone is UTC. DuckDB wants seconds, and no space, before a zone."""
     found = _DATE_TIME.fullmatch(value) if isinstance(value, str) else None
     if found is None:
         return None
-    moment = found[1] + (found[3] or "") if found[2] else found[0]
+    moment = value
+    if found[5] and (found[4] or not found[3]):
+        moment = f"{found[1]}{found[2]}{found[3] or ':00'}{found[5]}"
     return moment if _exists(moment) else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,27 +13,14 @@ import jsonschema
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
+from lakeward.cron import is_cron
 from lakeward.errors import ConfigError
+from lakeward.masking import Mask
 from lakeward.settings import unknown_key, validation_error
 from lakeward.streams import NAME, Stream
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!+]+")
-_MASKED_FROM = 4  # characters: shorter words are in every line
-
-
-# Least and greatest of each field of cron: minute, hour, day, month, day of the week.
-_CRON = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
-
-
-def _is_cron(field: str, bounds: tuple[int, int]) -> bool:
-    """`*`, numbers, ranges, steps and lists of them; names of months and days are not taken."""
-    parts = [re.fullmatch(r"(?:\*|(\d+)(?:-(\d+))?)(?:/[1-9]\d*)?", part) for part in field.split(",")]
-    least, greatest = bounds
-    return all(
-        part is not None and all(least <= int(number) <= greatest for number in part.groups() if number)
-        for part in parts
-    )
 
 
 class SourceConfig(BaseModel):
@@ -73,8 +61,7 @@ class SourceConfig(BaseModel):
     @field_validator("schedule")
     @classmethod
     def _has_five_fields(cls, value: str | None) -> str | None:
-        fields = value.split(" ") if value is not None else []
-        if value is not None and not (len(fields) == 5 and all(map(_is_cron, fields, _CRON))):
+        if value is not None and not is_cron(value):
             raise ValueError("write five fields, minute to day of the week, as in 15 * * * *")
         return value
 
@@ -104,8 +91,7 @@ class Source:
                 raise ConfigError(
                     f'{self.path}: "{where}" wants ${{{name}}}, which is not set', hint=f"export {name}=..."
                 )
-            if len(value) >= _MASKED_FROM:
-                secrets.append(value)
+            secrets.append(value)
             return value
 
         def fill(value: JsonValue, where: str) -> JsonValue:
@@ -135,10 +121,14 @@ class Source:
         config, secrets = self.resolved(environment)
         error = jsonschema.exceptions.best_match(jsonschema.Draft7Validator(dict(spec)).iter_errors(config))
         if error is not None:
+            written: Any = self.config.config
+            for part in error.absolute_path:
+                written = written[part]
             where = ".".join(["config", *map(str, error.absolute_path)])
             said = error.message
-            for word in secrets:
-                said = said.replace(word, "****")
+            if written != error.instance:  # as the file has it: with the names of secrets, not their values
+                said = said.replace(repr(error.instance), json.dumps(written))
+            said = Mask(secrets)(said)
             raise ConfigError(f'{self.path}: "{where}": {said}', hint="as the connector's spec has it")
 
 
@@ -220,6 +210,9 @@ def _secrets(schema: Any, value: JsonValue, where: str) -> Iterator[tuple[str, J
     for options in (schema.get("oneOf"), schema.get("anyOf"), schema.get("allOf")):
         for option in options or ():
             yield from _secrets(option, value, where)
+    if isinstance(value, list):
+        for inner in value:
+            yield from _secrets(schema.get("items"), inner, where)
     if isinstance(value, dict):
         for key, inner in schema.get("properties", {}).items():
             if key in value:

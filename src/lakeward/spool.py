@@ -6,10 +6,13 @@ of a real destination yet.
 
 from __future__ import annotations
 
+import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lakeward.errors import LakeError
 from lakeward.shapes import Shape, as_line
 from lakeward.sql import quote_identifier, quote_literal
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from lakeward.lake import Lake
 
 _NULLED, _WHY = "NULLED", "DESTINATION_SERIALIZATION_ERROR"
+_LATEST = 253_402_300_800_000  # the end of the year 9999
 _ROW_GROUP = 20_480  # rows: what is held in memory at once
 _LINE_AT_LEAST = 16 * 1024**2  # bytes: DuckDB's own bound of one record
 
@@ -38,11 +42,11 @@ class Spool:
     def add(self, line: bytes, record: dict[str, Any], *, is_clean: bool) -> None:
         """line: the connector's own, of this record, and valid JSON if it is clean."""
         nulled: list[str] = []
-        data = record["data"]
-        made = self._shape.fit(data, nulled)
-        if made is not data or not is_clean or type(record.get("emitted_at")) is not int:
+        made = self._shape.fit(record["data"], nulled)
+        emitted_at = record["emitted_at"]
+        if made is not record["data"] or not is_clean or not _is_moment(emitted_at):
+            emitted_at = int(emitted_at) if _is_moment(int(emitted_at)) else 0
             changes = [{"field": path, "change": _NULLED, "reason": _WHY} for path in dict.fromkeys(nulled)]
-            emitted_at = int(record.get("emitted_at") or 0)
             line = as_line({"record": {"data": made, "emitted_at": emitted_at}, "changes": changes})
         self._file.write(line)
         self._longest = max(self._longest, len(line))
@@ -70,11 +74,33 @@ class Spool:
         self._file.seek(self.size)
 
     def write(self, writer: Lake, path: Path, *, sync_id: int, generation: int) -> int:
-        """All records as one Parquet file, on disk when it returns; the spool is empty then. Returns rows.
+        """All records as one Parquet file, on disk when it returns. Returns its rows.
 
         writer: DuckDB, on one thread. Costs one pass over them, and a row group in memory.
         """
         self._file.flush()
+        try:
+            self._write(writer, path, sync_id, generation)
+        except LakeError:  # a line that Python reads and DuckDB does not, as with a key that is there twice
+            self._write_lines_anew()
+            self._write(writer, path, sync_id, generation)
+        with path.open("rb+") as written:
+            os.fsync(written.fileno())
+        ((rows,),) = writer.query("select num_rows from parquet_file_metadata(?)", [str(path)])
+        return int(rows)
+
+    def _write_lines_anew(self) -> None:
+        decode, anew = json.loads, self._path.with_suffix(".anew")
+        with anew.open("wb") as lines:
+            self._file.seek(0)
+            for line in self._file:
+                lines.write(as_line(decode(line)))
+        anew.replace(self._path)
+        self._file.close()
+        self._file = self._path.open("r+b")
+        self.size = self._file.seek(0, os.SEEK_END)
+
+    def _write(self, writer: Lake, path: Path, sync_id: int, generation: int) -> None:
         data = ", ".join(f"{quote_identifier(name)} {kind}" for name, kind in self._shape.columns.items())
         fields = f"data STRUCT({data}), emitted_at BIGINT" if data else "emitted_at BIGINT"
         writer.query(
@@ -97,14 +123,18 @@ class Spool:
                 format parquet, compression zstd, row_group_size {_ROW_GROUP}
             )"""
         )
-        with path.open("rb+") as written:
-            os.fsync(written.fileno())
-        ((rows,),) = writer.query("select num_rows from parquet_file_metadata(?)", [str(path)])
+
+    def clear(self) -> None:
         self.uncover()
         self.drop_uncovered()
         self._longest = 0
-        return int(rows)
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # a full disk has been told by then
+            self._file.close()
         self._path.unlink(missing_ok=True)
+
+
+def _is_moment(emitted_at: object) -> bool:
+    """Milliseconds since 1970, of which DuckDB makes a timestamp."""
+    return type(emitted_at) is int and 0 <= emitted_at < _LATEST

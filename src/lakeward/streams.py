@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -129,6 +130,64 @@ class Stream:
         return META_COLUMNS | {
             name: _duckdb_type(kind, where=f"{where}.{name}") for name, kind in self.config.fields.items()
         }
+
+
+@dataclass(frozen=True)
+class HowToRead:
+    """mode: incremental or full_refresh. cursor: None where the source's own is used.
+
+    note: what the stream's owner may not expect of it.
+    """
+
+    mode: str
+    cursor: list[str] | None
+    note: str | None
+
+
+def how_to_read(
+    stream: Stream,
+    *,
+    modes: Sequence[str],
+    cursor: list[str],
+    cursor_is_fixed: bool,
+    fields: Sequence[str],
+) -> HowToRead:
+    """What the stream's file asks for, as far as the source can do it.
+
+    modes, cursor, fields: what the source offers. cursor_is_fixed: it insists on its own. Raises ConfigError
+    for a cursor that nobody names, and for fields that the source does not have.
+    """
+    config, mode, note = stream.config, stream.config.sync_mode, None
+    if mode not in modes:
+        note = f"the source cannot read it {mode.replace('_', ' ')}: all of it is read and landed each time"
+        mode = "full_refresh"
+    if config.destination_sync_mode == "overwrite" and config.on_refresh == "keep":
+        note = 'what was landed before stays: "on_refresh": "replace" takes its rows out'
+    used = None if cursor_is_fixed else config.cursor_field or cursor
+    if mode == "incremental" and used == []:
+        raise ConfigError(
+            f'{stream.path}: "cursor_field" is not set, and the source defines none',
+            hint='name the column that grows with every change: "cursor_field": ["updated_at"]',
+        )
+    needed = (used or cursor)[:1] if mode == "incremental" else []
+    missing = [name for name in config.fields or {} if name not in fields]
+    if missing:
+        raise ConfigError(
+            f'{stream.path}: "fields" has {", ".join(missing)}, which the source does not',
+            hint=f"it has: {', '.join(sorted(fields))}",
+        )
+    if config.fields is not None and not set(needed) <= set(config.fields):
+        raise ConfigError(
+            f'{stream.path}: "fields" leaves out {needed[0]}, the cursor', hint=f'add "{needed[0]}" to them'
+        )
+    return HowToRead(mode, used, note)
+
+
+def no_such_stream(stream: Stream, offered: Iterable[str]) -> ConfigError:
+    return ConfigError(
+        f"{stream.path}: the source has no stream {stream.name}",
+        hint=f"it has: {', '.join(sorted(offered)) or 'none'}; some need more permissions of the account",
+    )
 
 
 def load_streams(project_dir: Path) -> tuple[list[Stream], dict[Path, ConfigError]]:

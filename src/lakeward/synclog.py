@@ -52,7 +52,7 @@ class Begun:
     """
 
     states: dict[str | None, Message]
-    generations: dict[str | None, int]
+    generations: dict[str, int]
     leftovers: list[StagedFile]
 
 
@@ -111,27 +111,71 @@ class SyncLog:
     """Of one source. Whoever began last may write: the fence refuses all who began before."""
 
     def __init__(self, lake: Lake, source: str, sync_id: int) -> None:
+        self.sync_id = sync_id
         self._lake = lake
         self._source = source
-        self._sync_id = sync_id
         self._fence = fence_table(f"sync {source}")
         self._number = -1
 
-    def begin(self, refreshed: Sequence[str | None] = ()) -> Begun:
+    def begin(self, refreshed: Sequence[str] = (), *, is_whole: bool = True) -> Begun:
         """Take over from whoever synced this source before, killed or not. Sets up what is missing.
 
-        refreshed: streams that begin anew, and None where the state of all does: each in its next generation,
-        without a state.
+        refreshed: streams that begin anew, each in its next generation, without a state. is_whole: all of the
+        source's streams are read. Raises ConfigError where one state speaks of all of them and some are not.
         """
         set_up(self._lake, [f"sync {self._source}"])
         retry(self._take)
-        generations = self._generations()
-        if refreshed:
-            self._refuse_part(refreshed)
+        states, generations = self._states(), self._generations()
+        if None in states and not is_whole:
+            raise ConfigError(
+                f"{self._source} keeps one state for all of its streams: they are synced together",
+                hint=f"lakeward sync {self._source}",
+            )
         for stream in refreshed:
             generations[stream] = generations.get(stream, 0) + 1
-            self._insert("refresh", stream=stream, generation=generations[stream])
-        states: dict[str | None, Message] = {}
+            self._insert("refresh", self._number, stream=stream, generation=generations[stream])
+        if refreshed and None in states:
+            self._insert("refresh", self._number, stream=None)
+            states.pop(None)
+        states = {stream: state for stream, state in states.items() if stream not in refreshed}
+        return Begun(states, generations, self._leftovers(refreshed))
+
+    def checkpoint(self, parts: Sequence[Part]) -> None:
+        """All parts in one snapshot, or none. Raises WriterConflict when another sync has begun since."""
+        with self._lake.transaction():
+            number = self._advance(self._number)
+            for part in parts:
+                self._insert(
+                    "checkpoint",
+                    number,
+                    stream=part.stream,
+                    state=json.dumps(part.state) if part.state is not None else None,
+                    files=json.dumps([vars(file) for file in part.files]),
+                    records=sum(file.rows for file in part.files),
+                    nulled=part.nulled,
+                )
+        self._number = number
+
+    def published(self) -> None:
+        """What every checkpoint so far has staged has landed, as far as the caller saw to it."""
+        self._insert("published", self._number)
+
+    def finish(self, stream: str, records: int, sent: int | None, generation: int, error: str | None) -> None:
+        """A stream's end. sent: how many records the connector says it sent, as far as it says so."""
+        event = "done" if error is None else "failed"
+        self._insert(
+            event, self._number, stream=stream, records=records, sent=sent, generation=generation, error=error
+        )
+
+    def fail(self, stream: str, error: str) -> None:
+        """It was not read at all, or the sync broke off; for `status`."""
+        set_up(self._lake, [])
+        ((newest,),) = self._lake.query(
+            f"select coalesce(max(checkpoint), 0) from {META}.sync_log where source = ?", [self._source]
+        )
+        self._insert("failed", newest, stream=stream, records=0, error=error)
+
+    def _states(self) -> dict[str | None, Message]:
         rows = self._lake.query(
             f"""
             select stream, state from {META}.sync_log
@@ -140,92 +184,59 @@ class SyncLog:
             order by checkpoint""",
             [self._source],
         )
+        states: dict[str | None, Message] = {}
         for stream, state in rows:
             if state is None:  # refreshed, and nothing has come since
                 continue
             if stream is None:  # of all streams: it stands for what each has told before
                 states.clear()
-            else:
-                states.pop(None, None)
             states[stream] = json.loads(state)
+        return states
+
+    def _leftovers(self, refreshed: Sequence[str]) -> list[StagedFile]:
+        """Of streams that are read anew the records come again: what was staged of them may go."""
         rows = self._lake.query(
             f"""
-            select files from {META}.sync_log
+            select stream, files from {META}.sync_log
             where source = $source and event = 'checkpoint' and checkpoint > coalesce((
                 select max(checkpoint) from {META}.sync_log where source = $source and event = 'published'
             ), -1)""",
             {"source": self._source},
         )
-        files = [StagedFile(**file) for (text,) in rows for file in json.loads(text)]
-        return Begun(states, generations, files)
+        return [
+            StagedFile(**file)
+            for stream, files in rows
+            if stream not in refreshed
+            for file in json.loads(files)
+        ]
 
-    def checkpoint(self, parts: Sequence[Part]) -> None:
-        """All parts in one snapshot, or none. Raises WriterConflict when another sync has begun since."""
-        with self._lake.transaction():
-            self._advance()
-            for part in parts:
-                self._insert(
-                    "checkpoint",
-                    stream=part.stream,
-                    state=json.dumps(part.state) if part.state is not None else None,
-                    files=json.dumps([vars(file) for file in part.files]),
-                    records=sum(file.rows for file in part.files),
-                    nulled=part.nulled,
-                )
-
-    def published(self) -> None:
-        """Every file of the last checkpoint and of those before has landed."""
-        self._insert("published")
-
-    def finish(
-        self, stream: str, *, records: int, sent: int | None, error: str | None, generation: int
-    ) -> None:
-        """sent: how many records the connector says it sent, as far as it says so."""
-        event = "done" if error is None else "failed"
-        self._insert(event, stream=stream, records=records, sent=sent, error=error, generation=generation)
-
-    def _refuse_part(self, refreshed: Sequence[str | None]) -> None:
-        """Raises ConfigError where one state speaks of all streams, and some are to keep theirs."""
-        ((is_global, streams),) = self._lake.query(
-            f"""
-            select coalesce(bool_or(event = 'checkpoint' and stream is null), false),
-                list(distinct stream) filter (event in ('done', 'failed'))
-            from {META}.sync_log where source = ?""",
-            [self._source],
-        )
-        rest = ", ".join(sorted(set(streams or ()) - set(refreshed)))
-        if is_global and rest:
-            raise ConfigError(
-                f"{self._source} keeps one state for all of its streams: {rest} must be read anew too",
-                hint=f"lakeward sync {self._source} --refresh",
-            )
-
-    def _generations(self) -> dict[str | None, int]:
+    def _generations(self) -> dict[str, int]:
         rows = self._lake.query(
             f"select stream, max(generation) from {META}.sync_log "
-            "where source = ? and event = 'refresh' group by stream",
+            "where source = ? and event = 'refresh' and stream is not null group by stream",
             [self._source],
         )
         return dict(rows)
 
     def _take(self) -> None:
         with self._lake.transaction():
-            ((self._number,),) = self._lake.query(f"select n from {self._fence}")
-            self._advance()
+            ((number,),) = self._lake.query(f"select n from {self._fence}")
+            taken = self._advance(number)
+        self._number = taken
 
-    def _advance(self) -> None:
+    def _advance(self, expected: int) -> int:
         ((number,),) = self._lake.query(f"select n from {self._fence}")
-        if number != self._number:
+        if number != expected:
             raise WriterConflict(
                 f"another sync of {self._source} has begun meanwhile",
                 hint="it goes on from the last checkpoint; nothing of this one is lost or landed twice",
             )
         self._lake.query(f"update {self._fence} set n = n + 1")
-        self._number += 1
+        return expected + 1
 
-    def _insert(self, event: str, **values: object) -> None:
+    def _insert(self, event: str, checkpoint: int, **values: object) -> None:
         values |= {
-            "source": self._source, "sync_id": self._sync_id, "checkpoint": self._number, "event": event,
+            "source": self._source, "sync_id": self.sync_id, "checkpoint": checkpoint, "event": event,
         }  # fmt: skip
         columns = ", ".join(f"${name} as {name}" for name in values)
         self._lake.query(

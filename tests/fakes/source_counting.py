@@ -5,13 +5,15 @@ Configuration: `streams` says up to which id each stream goes; a read goes on fr
 records between two states (0: none at all). `modes`, `schema`: what discover says. `extra`: added to every
 record. `say`: lines printed as they are before the first record. `die_at`: the id before which it fails, by
 `die_by`: exit (code 3, no reason), trace (a TRACE ERROR of the stream, code 1) or silence (it hangs).
-`scope`: STREAM, GLOBAL or LEGACY states. `token` is a secret. `noise` goes to standard error.
+`scope`: STREAM, GLOBAL or LEGACY states. `leave_behind`: seconds that a child of it
+keeps its output open. `token` is a secret. `noise` goes to standard error.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -123,6 +125,8 @@ def main() -> None:
     elif command == "discover":
         say("CATALOG", catalog={"streams": list(streams(config))})
     else:
+        if config.get("leave_behind"):
+            subprocess.Popen(["sleep", str(config["leave_behind"])], start_new_session=True)
         for line in config.get("say", ()):
             print(line)
         read(config, given["catalog"], given.get("state", []))

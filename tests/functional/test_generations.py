@@ -71,7 +71,7 @@ def test_one_state_for_all_streams_is_refreshed_for_all(shop: Shop) -> None:
     shop.sync()
     part = shop.sync("shop/items", "--refresh")
     assert part.returncode == 2
-    assert "keeps one state for all of its streams: notes must be read anew too" in part.stderr
+    assert "keeps one state for all of its streams: they are synced together" in part.stderr
     assert shop.sync("shop", "--refresh").returncode == 0
     assert len(shop.landed()) == 50
 

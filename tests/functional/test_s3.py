@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lakeward.landing import open_landing
-from tests.functional.test_sync import Shop, killed_at
+from tests.functional.test_sync import Shop, struck_at
 from tests.scratch import PostgresServer, S3Server, ScratchLake
 
 
@@ -114,7 +114,7 @@ def test_a_sync_lands_on_s3_once_however_often_it_is_killed(team_lake: ScratchLa
     for step in (3, 9, 12, 15, 18, 22):
         until += 25
         shop.says(streams={"items": until, "notes": until})
-        killed_at(shop, step)
+        struck_at(shop, step)
         assert shop.sync().returncode == 0
     team_lake.cli("feed")
     for stream in ("items", "notes"):

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import duckdb
 import pytest
 
 from lakeward.errors import WriterConflict
 from lakeward.lake import open_lake
+from lakeward.masking import Mask
+from lakeward.protocol import Decoder
 from lakeward.synclog import Part, SyncLog
 from tests.fakes import source_counting
 from tests.scratch import APPEND, ScratchLake, launcher
@@ -102,6 +106,7 @@ def test_a_connector_that_fails_half_way_keeps_what_its_states_speak_of(shop: Sh
     failed = shop.sync(env={"SHOP_TOKEN": "tok-very-secret"})
     assert failed.returncode == 1
     assert "shop/items: " in failed.stderr
+    assert "tok-very-secret" not in failed.stderr + str(shop.lake.query("from meta.sync_log"))
     assert {"exit": "exit code 3", "trace": "no access with ****"}[how] in failed.stderr
     assert shop.landed() == list(range(10))
 
@@ -310,19 +315,30 @@ def test_whoever_began_before_writes_no_more(shop: Shop) -> None:
         newer.checkpoint([Part("items", {"type": "STREAM"})])
 
 
-def killed_at(shop: Shop, step: int) -> bool:
-    """Does the sync get as far as that step? It is killed there."""
-    options = {"step": step, "checkpoint_seconds": 0}
-    return shop.sync(before="tests.hooks:kill_sync_at", options=options).returncode == -9
+def struck_at(shop: Shop, step: int, number: int = signal.SIGKILL) -> bool:
+    """Does the sync get as far as that step? It gets a signal there, and ends by it."""
+    options = {"step": step, "checkpoint_seconds": 0, "number": number}
+    struck = shop.sync(before="tests.hooks:strike_sync_at", options=options)
+    assert struck.returncode in {0, {9: -9, 2: 130, 15: 143}[number]}
+    assert "Traceback" not in struck.stderr
+    return struck.returncode != 0
 
 
-@pytest.mark.parametrize("steps", [range(1, 40, 7), pytest.param(range(200), marks=pytest.mark.slow)])
-def test_killed_at_any_step_it_loses_and_doubles_nothing(shop: Shop, steps: range) -> None:
+EVERY = pytest.param(range(200), marks=[pytest.mark.slow, pytest.mark.timeout(900)])
+
+
+@pytest.mark.parametrize("scope", ["STREAM", "GLOBAL"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("steps", [range(9, 40, 13), EVERY])
+def test_killed_at_any_step_it_loses_and_doubles_nothing(
+    shop: Shop, steps: range, number: int, scope: str
+) -> None:
+    shop.says(scope=scope)
     until = 0
     for step in steps:
         until += 25
         shop.says(streams={"items": until, "notes": until // 5})
-        was_killed = killed_at(shop, step)
+        was_killed = struck_at(shop, step, number)
         assert shop.sync().returncode == 0
         assert shop.landed("items") == list(range(until)), step
         assert shop.landed("notes") == list(range(until // 5)), step
@@ -458,3 +474,137 @@ def test_what_a_source_offers_is_written_down_and_checked(shop: Shop) -> None:
         "not YAML",
     ):
         assert said in wrong.stdout
+
+
+SECRET = 'p@ss/w"ord+1\nsecond line of it'
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [SECRET, json.dumps(SECRET), repr(SECRET), quote(SECRET), quote_plus(SECRET), "second line of it"],
+)
+def test_no_form_of_a_secret_is_shown(shop: Shop, shown: str) -> None:
+    told = Mask([SECRET])(f"before {shown} after")
+    assert "ord" not in told
+    assert "second line" not in told
+    shop.says(token="${SHOP_TOKEN}", noise="${SHOP_TOKEN}", die_at=3, die_by="trace")
+    failed = shop.sync(env={"SHOP_TOKEN": SECRET})
+    everything = failed.stdout + failed.stderr + shop.said() + str(shop.lake.query("from meta.sync_log"))
+    assert 'w"ord' not in everything
+    assert "second line" not in everything
+
+
+def test_a_secret_that_the_connector_refuses_is_named_and_not_shown(shop: Shop) -> None:
+    shop.says(streams="${SHOP_STREAMS}")
+    told = shop.sync(env={"SHOP_STREAMS": "pin"})
+    assert told.returncode == 2
+    assert '"config.streams": "${SHOP_STREAMS}" is not of type \'object\'' in told.stderr
+
+
+MESSAGES = [
+    {"type": "RECORD"}, {"type": "RECORD", "record": None}, {"type": "RECORD", "record": {"data": {}}},
+    {"type": "RECORD", "record": {"stream": ["items"], "data": {}, "emitted_at": 1}},
+    {"type": "RECORD", "record": {"stream": "items", "emitted_at": 1}},
+    {"type": "RECORD", "record": {"stream": "items", "data": [1], "emitted_at": 1}},
+    {"type": "RECORD", "record": {"stream": "items", "data": {"id": 1}, "emitted_at": "soon"}},
+    {"type": "STATE"}, {"type": "STATE", "state": {"stream": {"stream_descriptor": "items"}}},
+    {"type": "STATE", "state": {"sourceStats": {"recordCount": "x"}}},
+    {"type": "TRACE"}, {"type": "TRACE", "trace": "text"}, {"type": "LOG", "log": "text"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=[str(number) for number in range(len(MESSAGES))])
+def test_a_message_without_what_it_must_have_is_refused(message: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"a record|a \w+ message"):
+        Decoder()(json.dumps(message).encode() + b"\n")
+
+
+def test_a_message_that_is_broken_fails_the_sync_and_takes_no_other_down(shop: Shop) -> None:
+    other = {"connector": str(CONNECTOR), "config": {"streams": {"things": 3}}}
+    shop.lake.write("sources/other.yml", json.dumps(other))
+    shop.lake.add_stream("other/things", model=LOG)
+    shop.says(say=[json.dumps(MESSAGES[4]), '{"type": "RECORD", "record": ' + '{"a":' * 100_000])
+    both = shop.sync("shop", "other")
+    assert both.returncode == 1
+    assert "shop/items: source_counting.py read: a record of items whose data are no object" in both.stderr
+    assert "other/things  3 records landed" in both.stderr
+
+
+def test_a_stream_that_was_not_read_to_its_end_is_told(shop: Shop) -> None:
+    status = {"stream_descriptor": {"name": "notes"}, "status": "INCOMPLETE"}
+    trace = {"type": "STREAM_STATUS", "emitted_at": 1.0, "stream_status": status}
+    shop.says(say=[json.dumps({"type": "TRACE", "trace": trace})], modes=["full_refresh"])
+    told = shop.sync()
+    assert told.returncode == 1
+    assert "shop/notes: the connector could not read all of it" in told.stderr
+    assert (shop.landed("items"), shop.landed("notes")) == (list(range(25)), [])
+
+
+def test_a_state_of_all_streams_is_not_continued_for_some_of_them(shop: Shop) -> None:
+    shop.says(scope="GLOBAL")
+    assert shop.sync().returncode == 0
+    part = shop.sync("shop/items")
+    assert part.returncode == 2
+    assert "shop keeps one state for all of its streams: they are synced together" in part.stderr
+    shop.says(scope="STREAM", streams={"items": 30, "notes": 9})
+    changed = shop.sync()
+    assert changed.returncode == 1
+    assert "it told one state for all streams before, and now one of items alone" in changed.stderr
+    assert (shop.landed("items"), shop.landed("notes")) == (list(range(25)), list(range(5)))
+
+
+def test_a_stream_file_that_is_broken_is_told_and_the_others_are_read(shop: Shop) -> None:
+    shop.lake.write("dag/streams/shop/notes.json", "{")
+    told = shop.sync()
+    assert told.returncode == 1
+    assert "notes.json: not JSON" in told.stderr
+    assert shop.landed("items") == list(range(25))
+
+
+def test_what_a_connector_leaves_behind_holds_nobody_up(shop: Shop) -> None:
+    shop.says(leave_behind=60)
+    done = shop.sync(env={"LAKEWARD_SYNC_SILENCE_MINUTES": "5"})
+    assert done.returncode == 0, done.stderr
+    assert shop.landed() == list(range(25))
+
+
+def test_a_sync_that_could_not_even_begin_turns_status_red(shop: Shop) -> None:
+    shop.sync()
+    shop.lake.feed()
+    shop.lake.write("sources/shop.yml", json.dumps({"connector": "./gone"}))
+    assert shop.sync().returncode == 2
+    status = shop.lake.cli("status", check=False)
+    assert status.returncode == 1
+    assert "shop/items: its last sync failed: " in status.stdout
+    assert "gone: cannot be run" in status.stdout
+
+
+def test_a_staged_file_that_is_lost_is_told_and_a_refresh_gets_past_it(shop: Shop) -> None:
+    for step in range(9, 60):
+        shop.says(streams={"items": 25 * step, "notes": 5})
+        struck_at(shop, step)
+        staged = list((shop.lake.landing / "staging").rglob("*.parquet"))
+        began = shop.lake.query(
+            "select coalesce(max(checkpoint), 0) from meta.sync_log where event = 'checkpoint'"
+        )
+        done = shop.lake.query(
+            "select coalesce(max(checkpoint), 0) from meta.sync_log where event = 'published'"
+        )
+        if staged and began > done:
+            break
+    for path in staged:
+        path.unlink()
+    lost = shop.sync()
+    assert lost.returncode == 1
+    assert "is neither landed nor staged any more" in lost.stderr
+    assert shop.sync("shop", "--refresh").returncode == 0
+
+
+def test_a_record_that_only_duckdb_refuses_is_written_anew(shop: Shop) -> None:
+    twice = (
+        '{"type": "RECORD", "record": {"stream": "items", "data": {"id": 1000, "id": 1001}, "emitted_at": 1}}'
+    )
+    far = {"stream": "items", "data": {"id": 1002}, "emitted_at": 10**17}
+    shop.says(say=[twice, json.dumps({"type": "RECORD", "record": far})], state_every=0)
+    assert shop.sync("shop/items").returncode == 0
+    assert shop.landed() == [*range(25), 1001, 1002]

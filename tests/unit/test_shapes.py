@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lakeward.connector import Decoder
 from lakeward.lake import Lake
+from lakeward.protocol import Decoder
 from lakeward.shapes import shape
 from lakeward.spool import Spool
+
+RECORD: dict[str, Any] = {"type": "RECORD", "record": {"stream": "s", "emitted_at": 1}}
 
 
 def written(tmp_path: Path, schema: dict[str, Any], *values: Any) -> list[tuple[Any, ...]]:
@@ -24,8 +26,10 @@ def written(tmp_path: Path, schema: dict[str, Any], *values: Any) -> list[tuple[
     spool = Spool(tmp_path / "spool", shape({"properties": {"a": schema}}))
     target, decode = tmp_path / "file.parquet", Decoder()
     for value in values:
-        line = json.dumps({"record": {"data": {"a": value}, "emitted_at": 1}}).encode() + b"\n"
-        spool.add(line, decode(line)["record"], is_clean=decode.is_clean(line))
+        line = json.dumps(RECORD | {"record": RECORD["record"] | {"data": {"a": value}}}).encode() + b"\n"
+        message = decode(line)
+        assert message is not None
+        spool.add(line, message["record"], is_clean=decode.is_clean(line))
     with duckdb.connect() as con, closing(spool):
         con.execute("set timezone = 'UTC'")
         assert spool.write(Lake(con), target, sync_id=7, generation=0) == len(values)
@@ -59,6 +63,8 @@ DATE_TIME = {"type": "string", "format": "date-time"}
         (DATE_TIME, "2026-11-25T14:00:00.000000000+02:00", NOON),
         (DATE_TIME, "2026-11-25T07:00:00-0500", NOON),
         (DATE_TIME, "2026-11-25 12:00:00 +0000", NOON),
+        (DATE_TIME, "2026-11-25T12:00Z", NOON),
+        (DATE_TIME, "2026-11-25 14:00 +02", NOON),
         (DATE_TIME, "2026-11-25", datetime(2026, 11, 25, tzinfo=UTC)),
         ({"type": "string", "format": "date"}, "2026-11-25", date(2026, 11, 25)),
         ({"type": "string", "format": "date"}, "2026-11-25T12:00:00Z", date(2026, 11, 25)),
@@ -69,6 +75,7 @@ DATE_TIME = {"type": "string", "format": "date-time"}
         ({}, {"b": 1}, '{"b":1}'),
         ({"type": "array", "items": {"type": "integer"}}, [1, None, "3"], [1, None, 3]),
         ({"type": "object", "properties": {"b-c": {"type": "integer"}}}, {"b-c": 1, "z": 2}, {"b_c": 1}),
+        ({"properties": {"a-b": {"type": "integer"}}}, {"a_b": 7, "z": 1}, {"a_b": None}),
         ({"properties": {"Id": {}, "id": {}}}, {"Id": "1", "id": "2"}, {"Id": "1", "id_1": "2"}),
         (
             {"type": ["integer", "string"]},

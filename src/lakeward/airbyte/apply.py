@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lakeward.airbyte.plan import Change, Found, fingerprint, stream_body
 from lakeward.airbyte.wanted import DESTINATION, Wanted, WantedActor, WantedConnection
 from lakeward.errors import AirbyteError, ConfigError
-from lakeward.meta import META, is_set_up, set_up
+from lakeward.meta import META, relations, set_up
+from lakeward.streams import no_such_stream
 
 if TYPE_CHECKING:
     from lakeward.airbyte.client import Airbyte
@@ -20,20 +21,33 @@ Json = dict[str, Any]
 def find(airbyte: Airbyte, wanted: Wanted, lake: Lake | None) -> Found:
     """The server as it is. Reads only; a discovery that was never made is made, which takes minutes."""
     sources, destinations = airbyte.all("sources"), airbyte.all("destinations")
-    ours = next((each["destinationId"] for each in destinations if each["name"] == DESTINATION), None)
-    streams = {}
-    for connection in wanted.connections:
-        for source in sources:
-            if source["name"] == connection.source:
-                key = source["sourceId"]
-                streams[key] = _offered(airbyte, key, ours, connection)
-    known = "airbyte_log" in _tables(lake)
     rows = (
-        lake.query(f"select id, max_by(fingerprint, rowid) from {META}.airbyte_log group by id")
-        if lake is not None and known
+        lake.query(
+            f"""
+            select kind, name, id, max_by(fingerprint, rowid), max_by(event, rowid),
+                bool_or(event = 'created')
+            from {META}.airbyte_log group by all order by max(rowid)"""
+        )
+        if lake is not None and ("meta", "airbyte_log") in relations(lake)
         else []
     )
-    return Found(sources, destinations, airbyte.all("connections"), streams, dict(rows))
+    applied = [row for row in rows if row[4] != "deleted"]
+    named = {(kind, name): key for kind, name, key, *_ in applied}
+    ours = _id_of("destination", DESTINATION, destinations, named)
+    streams = {}
+    for connection in wanted.connections:
+        source = _id_of("source", connection.source, sources, named)
+        if source is not None and ours is not None:  # without both the server does not say how it can be read
+            streams[source] = _offered(airbyte, source, ours, connection)
+    return Found(
+        sources,
+        destinations,
+        airbyte.all("connections"),
+        streams,
+        applied={key: fingerprint for _, _, key, fingerprint, *_ in applied},
+        named=named,
+        created={key for _, _, key, _, _, was_created in applied if was_created},
+    )
 
 
 def apply(
@@ -41,8 +55,12 @@ def apply(
 ) -> None:
     """All changes, in their order. Raises AirbyteError at the first that fails, with what was not done."""
     set_up(lake, [])
-    ids = {("source", each["name"]): each["sourceId"] for each in found.sources}
-    ids |= {("destination", each["name"]): each["destinationId"] for each in found.destinations}
+    ids: dict[tuple[str, str], str] = {}
+    for kind, there in (("source", found.sources), ("destination", found.destinations)):
+        for each in there:
+            if (key := _id_of(kind, each["name"], there, found.named)) is not None:
+                ids[kind, each["name"]] = key
+    ids |= {key: id_ for key, id_ in found.named.items() if id_ in ids.values()}
     for number, change in enumerate(changes):
         try:
             key = _perform(change, ids, airbyte)
@@ -92,35 +110,28 @@ def _perform(change: Change, ids: dict[tuple[str, str], str], airbyte: Airbyte) 
 
 
 def _streams(connection: WantedConnection, ends: dict[str, str], airbyte: Airbyte) -> list[Json]:
-    """Of a source that was not there when the plan was made."""
+    """Of a source or destination that was not there when the plan was made."""
     offered = airbyte.streams(ends["sourceId"], ends["destinationId"])
     bodies = []
     for stream in connection.streams:
         if stream.name not in offered:
-            raise ConfigError(
-                f"{stream.path}: the source has no stream {stream.name}",
-                hint=f"it has: {', '.join(sorted(offered)) or 'none'}; some need more permissions",
-            )
+            raise no_such_stream(stream, offered)
         bodies.append(stream_body(stream, offered[stream.name], None)[0])
     return bodies
 
 
+def _id_of(kind: str, name: str, there: Sequence[Json], named: Mapping[tuple[str, str], str]) -> str | None:
+    """What lakeward has applied under the name, or what has it."""
+    ids = {each[f"{kind}Id"]: each["name"] for each in there}
+    ours = named.get((kind, name))
+    return ours if ours in ids else next((key for key, known in ids.items() if known == name), None)
+
+
 def _offered(
-    airbyte: Airbyte, source: str, destination: str | None, connection: WantedConnection
+    airbyte: Airbyte, source: str, destination: str, connection: WantedConnection
 ) -> dict[str, Json]:
     """As last discovered; discovered again where a wanted stream is not among them."""
-    to = destination or ""
-    offered = airbyte.streams(source, to)
+    offered = airbyte.streams(source, destination)
     if any(stream.name not in offered for stream in connection.streams):
-        offered = airbyte.streams(source, to, look=True)
+        offered = airbyte.streams(source, destination, look=True)
     return offered
-
-
-def _tables(lake: Lake | None) -> set[str]:
-    if lake is None or not is_set_up(lake):
-        return set()
-    rows = lake.query(
-        "select table_name from information_schema.tables "
-        "where table_catalog = 'lakehouse' and table_schema = 'meta'"
-    )
-    return {name for (name,) in rows}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from lakeward.errors import AirbyteError, ConfigError
+from lakeward.masking import Mask
 
 if TYPE_CHECKING:
     from lakeward.settings import Settings
@@ -28,9 +29,17 @@ _PERHAPS_DONE = {500, 502, 504}
 
 
 class Airbyte:
-    """One server and one workspace. Use `open_airbyte`."""
+    """One server and one workspace. Use `open_airbyte`.
+
+    mask: hides words in what the server says; add what it is sent.
+    """
 
     def __init__(self, http: httpx.Client, settings: Settings) -> None:
+        self.mask = Mask(
+            secret.get_secret_value()
+            for secret in (settings.airbyte_client_secret, settings.airbyte_password)
+            if secret is not None
+        )
         self._http = http
         self._settings = settings
         self._token: str | None = None
@@ -124,7 +133,7 @@ class Airbyte:
             answer = self._http.post(f"{_ROOT}/applications/token", json=asked)
             if answer.status_code >= 400:
                 raise AirbyteError(
-                    f"{self._settings.airbyte_url} refused airbyte_client_id: {_words(answer)}",
+                    f"{self._settings.airbyte_url} refused airbyte_client_id: {self.mask(_words(answer))}",
                     hint="make an application in Airbyte's settings, and set its id and secret",
                 )
             self._token = self._understood("POST", "/applications/token", answer)["access_token"]
@@ -148,7 +157,8 @@ class Airbyte:
                 403: "the application or user may not do this in this workspace",
             }.get(answer.status_code)
             raise AirbyteError(
-                f"Airbyte answered {answer.status_code} to {method} {path}: {_words(answer)}", hint=hint
+                f"Airbyte answered {answer.status_code} to {method} {path}: {self.mask(_words(answer))}",
+                hint=hint,
             )
         if answer.status_code == 204 or not answer.content:
             return None
@@ -156,7 +166,7 @@ class Airbyte:
             return answer.json()
         except ValueError as error:
             raise AirbyteError(
-                f"Airbyte answered {method} {path} with something that is not JSON: {answer.text[:200]}",
+                f"Airbyte answered {method} {path} with no JSON: {self.mask(answer.text)[:200]}",
                 hint="is airbyte_url the server's own address, without a path?",
             ) from error
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lakeward.airbyte.wanted import Wanted, WantedActor, WantedConnection
+from lakeward.airbyte.wanted import DESTINATION, Wanted, WantedActor, WantedConnection
 from lakeward.errors import ConfigError
+from lakeward.streams import how_to_read, no_such_stream
 
 if TYPE_CHECKING:
     from lakeward.streams import Stream
@@ -27,7 +28,8 @@ _KEPT_OF_A_STREAM = ("namespace", "mappers", "includeFiles", "destinationObjectN
 class Found:
     """The server's side. streams: of each source that exists, by its id and their names, as discovered.
 
-    applied: what lakeward has last applied, by server id: a fingerprint of a configuration, or "".
+    applied: what lakeward has last applied, by server id: a fingerprint of a configuration, or "". named: the
+    ids of what it has applied, by kind and name. created: of what it has made itself.
     """
 
     sources: Sequence[Json]
@@ -35,14 +37,16 @@ class Found:
     connections: Sequence[Json]
     streams: Mapping[str, Mapping[str, Json]]
     applied: Mapping[str, str]
+    named: Mapping[tuple[str, str], str]
+    created: Collection[str]
 
 
 @dataclass(frozen=True)
 class Change:
     """sign: + (create), ~ (update), - (delete). lines: what changes, never a secret.
 
-    body: what the server is to be sent; a connection's ids and, for one of a new source, its streams are
-    filled in when it is performed. configuration: of a source or destination, to be remembered.
+    body: what the server is to be sent; a connection's ids, and its streams where they cannot be known yet,
+    are filled in when it is performed. wanted: what it comes from.
     """
 
     sign: str
@@ -69,28 +73,41 @@ def plan(wanted: Wanted, found: Found, workspace: str, *, prune: bool) -> Plan:
     ids: dict[tuple[str, str], str] = {}
     for actor in wanted.actors:
         there = found.sources if actor.kind == "source" else found.destinations
-        known = _only(actor.kind, actor.name, there)
+        known = _only(actor.kind, actor.name, there, found)
         if known is None:
             made.changes.append(_new_actor(actor, workspace))
         else:
             ids[actor.kind, actor.name] = known[f"{actor.kind}Id"]
             made.changes.extend(_changed_actor(actor, known, found.applied, made.problems))
     for connection in wanted.connections:
-        known = _only("connection", connection.name, found.connections)
-        streams = found.streams.get(ids.get(("source", connection.source), ""))
-        sent = None if streams is None else _streams(connection, streams, known, made)
+        known = _only("connection", connection.name, found.connections, found)
+        ends = ids.get(("source", connection.source)), ids.get(("destination", DESTINATION))
+        offered = found.streams.get(ends[0] or "") if None not in ends else None
+        streams = None if offered is None else _streams(connection, offered, known, made)
         if known is None:
-            made.changes.append(_new_connection(connection, sent))
+            made.changes.append(_new_connection(connection, streams))
+        elif ends != (known.get("sourceId"), known.get("destinationId")):
+            made.problems.append(
+                f"Airbyte's connection {known['name']} does not go from the source {connection.source} "
+                f"to the destination {DESTINATION}: rename it there, or delete it"
+            )
         else:
-            made.changes.extend(_changed_connection(connection, known, sent or []))
-        made.notes.extend(_rivals(connection, found, ids))
+            made.changes.extend(_changed_connection(connection, known, streams))
+        made.notes.extend(_rivals(connection, known, found, ends))
+    kept = {change.id for change in made.changes}
+    names = {key: name for (kind, name), key in found.named.items() if kind == "connection"}
     for known in found.connections:
-        if known["name"] not in wanted.names and known["connectionId"] in found.applied:
-            told = f"{known['name']} is no longer in the repository"
-            if prune:
-                made.changes.append(Change("-", "connection", known["name"], [], known["connectionId"]))
-            elif known.get("status") != "inactive":
-                made.notes.append(f"{told}; kept, and still syncing: --prune deletes it")
+        key = known["connectionId"]
+        ours = names.get(key)
+        if ours is None or ours in wanted.names or key in kept or known.get("status") == "deprecated":
+            continue
+        told = f"{known['name']} is no longer in the repository"
+        if key not in found.created:
+            made.notes.append(f"{told}; lakeward did not make it, so it stays")
+        elif prune:
+            made.changes.append(Change("-", "connection", ours, [], key))
+        elif known.get("status") != "inactive":
+            made.notes.append(f"{told}; kept, and still syncing: --prune deletes it")
     return made
 
 
@@ -106,48 +123,36 @@ def stream_body(stream: Stream, offered: Json, known: Json | None) -> tuple[Json
     Never without a mode: the server's own would be full_refresh_overwrite. The source's own key and cursor
     are left to it. Raises ConfigError for what cannot be.
     """
-    config, note = stream.config, None
-    modes = offered.get("syncModes") or []
-    mode = f"{config.sync_mode}_{config.destination_sync_mode}"
-    if modes and mode not in modes and mode == "incremental_append":
-        mode, note = (
-            "full_refresh_append",
-            f"{stream.id}: the source cannot read it incrementally: all each time",
-        )
+    modes = {mode.partition("_")[0] for mode in offered.get("syncModes") or ["incremental_", "full_"]}
+    how = how_to_read(
+        stream,
+        modes=[mode for mode in ("incremental", "full_refresh") if mode.partition("_")[0] in modes],
+        cursor=offered.get("defaultCursorField") or [],
+        cursor_is_fixed=bool(offered.get("sourceDefinedCursorField")),
+        fields=[path[0] for path in offered.get("propertyFields") or []],
+    )
     body: Json = {key: known[key] for key in _KEPT_OF_A_STREAM if known and known.get(key)}
-    body |= {"name": stream.name, "syncMode": mode}
-    cursor = config.cursor_field or offered.get("defaultCursorField") or []
-    if mode == "incremental_append" and not offered.get("sourceDefinedCursorField"):
-        if not cursor:
-            raise ConfigError(
-                f'{stream.path}: "cursor_field" is not set, and the source defines none',
-                hint='name the column that grows with every change: "cursor_field": ["updated_at"]',
-            )
-        body["cursorField"] = cursor
-    if config.primary_key and not offered.get("sourceDefinedPrimaryKey"):
-        body["primaryKey"] = config.primary_key
-    if config.fields is not None:
-        offers = {path[0] for path in offered.get("propertyFields") or []}
-        missing = [name for name in config.fields if name not in offers]
-        if mode == "incremental_append" and cursor and cursor[0] not in config.fields:
-            missing.append(f"not {cursor[0]}, its cursor")
-        if missing:
-            raise ConfigError(
-                f'{stream.path}: "fields" has {", ".join(missing)}',
-                hint=f"the source has: {', '.join(offers)}",
-            )
-        body["selectedFields"] = [{"fieldPath": [name]} for name in config.fields]
-    return body, note
+    body |= {"name": stream.name, "syncMode": f"{how.mode}_{stream.config.destination_sync_mode}"}
+    if how.mode == "incremental" and how.cursor:
+        body["cursorField"] = how.cursor
+    if stream.config.primary_key and not offered.get("sourceDefinedPrimaryKey"):
+        body["primaryKey"] = stream.config.primary_key
+    if stream.config.fields is not None:
+        body["selectedFields"] = [{"fieldPath": [name]} for name in stream.config.fields]
+    return body, f"{stream.id}: {how.note}" if how.note else None
 
 
-def _only(kind: str, name: str, there: Sequence[Json]) -> Json | None:
-    found = [each for each in there if each["name"] == name and each.get("status") != "deprecated"]
-    if len(found) > 1:
-        ids = ", ".join(each[f"{kind}Id"] for each in found)
+def _only(kind: str, name: str, there: Sequence[Json], found: Found) -> Json | None:
+    """The one that lakeward has applied under that name, whatever it is called now; else by its name."""
+    alive = [each for each in there if each.get("status") != "deprecated"]
+    ours = [each for each in alive if each[f"{kind}Id"] == found.named.get((kind, name))]
+    named = [each for each in alive if each["name"] == name]
+    if not ours and len(named) > 1:
+        ids = ", ".join(each[f"{kind}Id"] for each in named)
         raise ConfigError(
-            f"Airbyte has {len(found)} {kind}s called {name}: {ids}", hint="rename or delete all but one"
+            f"Airbyte has {len(named)} {kind}s called {name}: {ids}", hint="rename or delete all but one"
         )
-    return found[0] if found else None
+    return next(iter(ours or named), None)
 
 
 def _new_actor(actor: WantedActor, workspace: str) -> Change:
@@ -177,7 +182,9 @@ def _changed_actor(
             "rename it there, or mend the source file"
         )
         return []
-    lines = _differences(actor.configuration, known.get("configuration") or {}, "config", actor.secrets)
+    there = known.get("configuration") or {}
+    lines = [] if known["name"] == actor.name else [f"name: {known['name']} -> {actor.name}"]
+    lines += _differences(actor.configuration, there, actor.written, "config")
     if not lines and applied.get(key) != fingerprint(actor.configuration, key):
         lines = [
             "config: a secret, or a key that was taken out" if key in applied else "config: adopted as it is"
@@ -186,42 +193,41 @@ def _changed_actor(
     return [Change("~", actor.kind, actor.name, lines, key, body, actor)] if lines else []
 
 
-def _differences(wanted: Any, known: Any, where: str, secrets: Sequence[str]) -> list[str]:
+def _differences(wanted: Any, known: Any, written: Any, where: str) -> list[str]:
     """Only of what the file says: the server adds defaults of its own, and masks what is secret."""
     if isinstance(wanted, dict) and isinstance(known, dict):
         return [
             line
             for key in wanted
-            for line in _differences(wanted[key], known.get(key), f"{where}.{key}", secrets)
+            for line in _differences(wanted[key], known.get(key), written[key], f"{where}.{key}")
         ]
     if known in (_MASK, wanted):
         return []
-    told = json.dumps(wanted)
-    for word in secrets:
-        told = told.replace(word, "****")
-    return [f"{where}: {'(not set)' if known is None else json.dumps(known)} -> {told}"]
+    was = "..." if "${" in json.dumps(written) else "(not set)" if known is None else json.dumps(known)
+    return [f"{where}: {was} -> {json.dumps(written)}"]
 
 
 def _streams(
     connection: WantedConnection, offered: Mapping[str, Json], known: Json | None, made: Plan
-) -> list[Json]:
-    bodies = []
+) -> list[Json] | None:
+    """None where a stream has a problem and the connection is there: then its streams stay as they are."""
+    bodies, problems = [], []
     there = {each["name"]: each for each in _configured(known)} if known else {}
     for stream in connection.streams:
-        if stream.name not in offered:
-            made.problems.append(
-                f"{stream.path}: the source has no stream {stream.name}; it has: "
-                f"{', '.join(sorted(offered)) or 'none'} (some need more permissions of the account)"
-            )
-            continue
         try:
+            if stream.name not in offered:
+                raise no_such_stream(stream, offered)
             body, note = stream_body(stream, offered[stream.name], there.get(stream.name))
         except ConfigError as error:
-            made.problems.append(str(error))
+            problems.append(str(error))
             continue
         bodies.append(body)
         if note:
             made.notes.append(note)
+    made.problems.extend(problems)
+    if known is not None and (problems or not connection.is_known):
+        made.notes.append(f"the streams of {connection.name} stay as they are until that is mended")
+        return None
     return bodies
 
 
@@ -231,14 +237,17 @@ def _new_connection(connection: WantedConnection, streams: list[Json] | None) ->
         body["configurations"] = {"streams": streams}
     lines = [f"schedule: {_schedule(body['schedule'])}"]
     if streams is None:
-        lines += [f"stream {stream.name}: as the new source offers it" for stream in connection.streams]
+        lines += [f"stream {stream.name}: as the source offers it" for stream in connection.streams]
     lines += [f"stream {each['name']}: {each['syncMode']}" for each in streams or []]
     return Change("+", "connection", connection.name, lines, None, body, connection)
 
 
-def _changed_connection(connection: WantedConnection, known: Json, streams: list[Json]) -> list[Change]:
+def _changed_connection(
+    connection: WantedConnection, known: Json, streams: list[Json] | None
+) -> list[Change]:
     lines, body = [], {}
-    for key, value in _settled(connection).items():
+    aims: Json = {"name": connection.name} | _settled(connection)
+    for key, value in aims.items():
         has = known.get(key)
         if key == "schedule":
             if _schedule(has or {}) != _schedule(value):
@@ -247,35 +256,38 @@ def _changed_connection(connection: WantedConnection, known: Json, streams: list
         elif has != value:
             lines.append(f"{key}: {has} -> {value}")
             body[key] = value
+    if streams is not None:
+        status = "active" if streams else "inactive"  # the last stream cannot be taken out
+        if known.get("status") != status:
+            lines.append(f"status: {known.get('status')} -> {status}")
+            body["status"] = status
+        told = _stream_lines(known, streams) if streams else []
+        if told:
+            body["configurations"] = {"streams": streams}  # all of them: what is left out is dropped
+        lines += told
+    change = Change("~", "connection", connection.name, lines, known["connectionId"], body, connection)
+    return [change] if lines else []
+
+
+def _stream_lines(known: Json, streams: list[Json]) -> list[str]:
     before = {each["name"]: _comparable(each) for each in _configured(known)}
     after = {each["name"]: _comparable(each) for each in streams}
     told = [f"stream + {name}: {after[name]['syncMode']}" for name in after if name not in before]
     told += [f"stream - {name}" for name in before if name not in after]
-    for name in [each for each in after if each in before]:
-        for key, value in after[name].items():
-            if before[name].get(key) != value:
-                told.append(f"stream ~ {name}: {key}: {_told(before[name].get(key))} -> {_told(value)}")
-    if told and streams:
-        body["configurations"] = {"streams": streams}  # all of them: what is left out is dropped
-    status = "active" if streams else "inactive"  # the last stream cannot be taken out
-    if known.get("status") != status:
-        lines.append(f"status: {known.get('status')} -> {status}")
-        body["status"] = status
-    if not streams:
-        told = []
-    lines += told
-    return (
-        [Change("~", "connection", connection.name, lines, known["connectionId"], body, connection)]
-        if lines
-        else []
-    )
+    return told + [
+        f"stream ~ {name}: {key}: {_told(before[name].get(key))} -> {_told(value)}"
+        for name in after
+        if name in before
+        for key, value in after[name].items()
+        if before[name].get(key) != value
+    ]
 
 
 def _settled(connection: WantedConnection) -> Json:
     return {
         "schedule": connection.schedule,
         "namespaceDefinition": "custom_format",
-        "namespaceFormat": connection.namespace,
+        "namespaceFormat": connection.source,
         "prefix": "",
         "nonBreakingSchemaUpdatesBehavior": "propagate_columns",
     }
@@ -307,13 +319,15 @@ def _schedule(schedule: Json) -> str:
     return f"{schedule.get('scheduleType', 'manual')}{f' ({timing})' if timing else ''}"
 
 
-def _rivals(connection: WantedConnection, found: Found, ids: Mapping[tuple[str, str], str]) -> list[str]:
+def _rivals(
+    connection: WantedConnection, known: Json | None, found: Found, ends: tuple[str | None, str | None]
+) -> list[str]:
     """Other connections that land the same source in the same place."""
-    ends = ids.get(("source", connection.source)), ids.get(("destination", "lakeward"))
     return [
         f"{each['name']} also brings {connection.source} to lakeward: its records land twice"
         for each in found.connections
-        if (each.get("sourceId"), each.get("destinationId")) == ends
-        and each["name"] != connection.name
+        if None not in ends
+        and (each.get("sourceId"), each.get("destinationId")) == ends
+        and (known is None or each["connectionId"] != known["connectionId"])
         and each.get("status") == "active"
     ]

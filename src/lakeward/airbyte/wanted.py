@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from lakeward.cron import as_quartz
 from lakeward.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,8 +28,8 @@ DESTINATION = "lakeward"
 class WantedActor:
     """A source or the destination.
 
-    type: as Airbyte calls the connector; definition: its id, where given. secrets: words of the configuration
-    that nobody may see.
+    type: as Airbyte calls the connector; definition: its id, where given. written: the configuration as the
+    file has it, with the names of secrets in it.
     """
 
     kind: str  # source | destination
@@ -35,16 +37,18 @@ class WantedActor:
     type: str | None
     definition: str | None
     configuration: Json
-    secrets: Sequence[str]
+    written: Json
 
 
 @dataclass(frozen=True)
 class WantedConnection:
+    """is_known: can all of its stream files be read? Where not, nobody knows which streams it is to have."""
+
     name: str
     source: str
     streams: Sequence[Stream]
     schedule: Json
-    namespace: str
+    is_known: bool
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Wanted:
     connections: list[WantedConnection]
     names: set[str]
     problems: list[str]
+    secrets: list[str]
 
 
 def connection_name(source: str) -> str:
@@ -62,17 +67,24 @@ def connection_name(source: str) -> str:
 
 
 def wanted(
-    jobs: Sequence[tuple[Source, Sequence[Stream]]], settings: Settings, environment: Mapping[str, str]
+    jobs: Sequence[tuple[Source, Sequence[Stream]]],
+    broken_files: Mapping[Path, ConfigError],
+    settings: Settings,
+    environment: Mapping[str, str],
 ) -> Wanted:
     """A source whose file says what no server can do is left out, and told.
 
-    Raises ConfigError for a setting that does.
+    broken_files: of sources and of streams. Raises ConfigError for a setting that no server can do.
     """
-    s3 = settings.s3
-    secrets = [s3.secret_access_key.get_secret_value()] if s3.secret_access_key else []
-    made = Wanted(
-        [WantedActor("destination", DESTINATION, "s3", None, _s3(settings), secrets)], [], set(), []
-    )
+    s3, shown = _s3(settings)
+    made = Wanted([WantedActor("destination", DESTINATION, "s3", None, s3, shown)], [], set(), [], [])
+    if settings.s3.secret_access_key is not None:
+        made.secrets.append(settings.s3.secret_access_key.get_secret_value())
+    for path, error in broken_files.items():
+        made.problems.append(str(error))
+        if path.parent.name == "sources":
+            made.names.add(connection_name(path.stem))
+    without = {path.parent.name for path in broken_files}
     for source, streams in jobs:
         name = connection_name(source.name)
         made.names.add(name)
@@ -82,45 +94,30 @@ def wanted(
         except ConfigError as error:
             made.problems.append(str(error))
             continue
+        made.secrets.extend(secrets)
         kind, definition = source.airbyte_type, source.config.definition_id
-        made.actors.append(WantedActor("source", source.name, kind, definition, configuration, secrets))
-        made.connections.append(WantedConnection(name, source.name, streams, schedule, source.name))
+        written = dict(source.config.config)
+        made.actors.append(WantedActor("source", source.name, kind, definition, configuration, written))
+        made.connections.append(
+            WantedConnection(name, source.name, streams, schedule, source.name not in without)
+        )
     return made
 
 
 def _schedule(source: Source) -> Json:
-    """Five fields, as cron has them, become the six of Quartz: seconds first, `?` for the day not meant."""
     if source.config.schedule is None:
         return {"scheduleType": "manual"}
-    minute, hour, day, month, weekday = source.config.schedule.split()
-    if not minute.isdigit():
+    try:
+        return {"scheduleType": "cron", "cronExpression": as_quartz(source.config.schedule)}
+    except ValueError as error:
         raise ConfigError(
-            f'{source.path}: "schedule" is {source.config.schedule!r}: Airbyte syncs once an hour at most',
-            hint="give one minute, as in `15 * * * *`; for more, leave it out and have a scheduler run "
-            f"lakeward airbyte sync {source.name}",
-        )
-    if "/" in weekday:
-        raise ConfigError(
-            f'{source.path}: "schedule" has a step in the day of the week: Airbyte counts days otherwise',
-            hint="list the days, as in 1,3,5",
-        )
-    if day != "*" and weekday != "*":
-        raise ConfigError(
-            f'{source.path}: "schedule" names a day of the month and one of the week: Airbyte takes one',
-            hint="write * for the other",
-        )
-    quartz = ["0", minute, hour, "?" if weekday != "*" else day, month, _quartz_weekday(weekday)]
-    return {"scheduleType": "cron", "cronExpression": " ".join(quartz)}
+            f'{source.path}: "schedule" is {source.config.schedule!r}: {error}',
+            hint=f"or leave it out, and have a scheduler run lakeward airbyte sync {source.name}",
+        ) from error
 
 
-def _quartz_weekday(weekday: str) -> str:
-    """Cron counts Sunday as 0 or 7, Quartz as 1."""
-    if weekday == "*":
-        return "?"
-    return "".join(str(int(letter) % 7 + 1) if letter.isdigit() else letter for letter in weekday)
-
-
-def _s3(settings: Settings) -> Json:
+def _s3(settings: Settings) -> tuple[Json, Json]:
+    """The destination's configuration, and the same with the names of its secrets."""
     address = urlsplit(settings.landing_url)
     if address.scheme != "s3":
         raise ConfigError(
@@ -139,7 +136,7 @@ def _s3(settings: Settings) -> Json:
     }
     if s3.endpoint_url:
         found["s3_endpoint"] = s3.endpoint_url
-    if s3.access_key_id and s3.secret_access_key:
-        found["access_key_id"] = s3.access_key_id
-        found["secret_access_key"] = s3.secret_access_key.get_secret_value()
-    return found
+    if not (s3.access_key_id and s3.secret_access_key):
+        return found, found
+    keys = {"access_key_id": s3.access_key_id, "secret_access_key": s3.secret_access_key.get_secret_value()}
+    return found | keys, found | {key: f"${{AWS_{key.upper()}}}" for key in keys}

@@ -6,7 +6,7 @@ from lakeward.console import sync_lines
 from lakeward.definitions.specs import landed_key
 from lakeward.project import Project, open_tools
 from lakeward.sources import Source, load_sources, selected
-from lakeward.sync import open_connector, sync
+from lakeward.sync import Job, sync
 
 
 def syncs(project: Project) -> tuple[list[dg.JobDefinition], list[dg.ScheduleDefinition]]:
@@ -35,9 +35,9 @@ def _job(source: Source, project: Project) -> dg.JobDefinition:
     def read(context: dg.OpExecutionContext) -> None:
         with open_tools(project.settings, lambda _: None) as tools:
             report = sync(
-                source, streams, open_connector(source, project.settings, context.log.debug),
+                Job(source, streams, is_whole=True),
                 settings=project.settings, lake=tools.lake, landing=tools.landing,
-                say=context.log.info, progress=context.log.debug,
+                note=context.log.debug, say=context.log.info, progress=context.log.debug,
             )  # fmt: skip
         for stream, told in zip(streams, report.streams, strict=True):
             if told.files:
