@@ -26,6 +26,7 @@ config:
   start_date: 2026-11-01
   credentials: {auth_method: api_password, api_password: "${SHOPIFY_PASSWORD}"}
 """
+KLAVIYO = "connector: airbyte-source-klaviyo==2.13.1\nconfig: {api_key: '${KEY}'}"
 ORDERS, CUSTOMERS = Discovered("orders"), Discovered("customers")
 
 
@@ -95,7 +96,7 @@ def test_a_plan_is_read_at_a_glance_and_changes_nothing(server: Server) -> None:
         "+ connection shopify to lakeward",
         "plan: 3 to create, 0 to change, 0 to delete",
     ]
-    assert "stream orders: as the new source offers it" in seen.stdout
+    assert "stream orders: as the source offers it" in seen.stdout
     assert server.run("plan", "--detailed-exitcode").returncode == 2
     assert server.changes() == []
     told = json.loads(server.run("plan", "--json").stdout)
@@ -166,7 +167,7 @@ def test_what_the_stream_file_says_reaches_the_connection(server: Server) -> Non
     assert (orders["cursorField"], orders["primaryKey"]) == (["moment"], [["id"]])
     assert {each["fieldPath"][0] for each in orders["selectedFields"]} == {"id", "moment"}
     assert server.modes["customers"] == "full_refresh_append"
-    assert "customers: the source cannot read it incrementally" in server.run("plan").stdout
+    assert "shopify/customers: the source cannot read it incremental" in server.run("plan").stdout
     assert server.run("plan", "--detailed-exitcode").returncode == 0
 
     server.lake.write("dag/streams/shopify/orders.json", '{"cursor_field": ["moment"]}')
@@ -187,7 +188,9 @@ def test_a_stream_the_source_does_not_have_stops_itself_only(server: Server) -> 
     server.lake.write("dag/streams/shopify/customers.json", "{}")
     told = server.run("apply")
     assert told.returncode == 1
-    assert "ghosts.json: the source has no stream ghosts; it has: customers, orders, products" in told.stderr
+    assert (
+        "ghosts.json: the source has no stream ghosts\n  it has: customers, orders, products" in told.stderr
+    )
     assert set(server.modes) == {"orders", "customers"}
 
 
@@ -429,3 +432,109 @@ def test_what_the_server_says_it_sent_is_compared_with_what_landed(server: Serve
     assert "shopify: the server says it sent 100 records; 99 landed" in short.stderr
     server.fake.next_job("succeeded", rows=100)
     assert json.loads(server.run("sync", "shopify", "--json", **local).stdout)["rowsLanded"] is None
+
+
+def streams_stay(server: Server, said: str) -> None:
+    """Nothing is taken out of the connection, and everybody is told why."""
+    before = server.modes
+    told = server.run("apply")
+    assert told.returncode == 1
+    assert said in told.stderr
+    assert "the streams of shopify to lakeward stay as they are until that is mended" in told.stdout
+    assert (server.modes, server.connection["status"]) == (before, "active")
+
+
+def test_a_stream_file_with_a_mistake_takes_nothing_out(server: Server) -> None:
+    server.lake.write("dag/streams/shopify/customers.json", "{}")
+    server.apply()
+    for text, said in (
+        ("{", "customers.json: not JSON"),
+        ('{"fields": {"colour": "string"}}', '"fields" has colour, which the source does not'),
+    ):
+        server.lake.write("dag/streams/shopify/customers.json", text)
+        streams_stay(server, said)
+
+
+def test_a_stream_that_discovery_misses_is_not_taken_out(server: Server) -> None:
+    server.lake.write("dag/streams/shopify/customers.json", "{}")
+    server.apply()
+    server.fake.catalogs["shopify"] = [ORDERS]
+    (source,) = server.fake.sources.values()
+    server.fake.discover(source, ignore_cache=True)
+    streams_stay(server, "customers.json: the source has no stream customers")
+    server.fake.catalogs["shopify"] = []
+    server.fake.discover(source, ignore_cache=True)
+    streams_stay(server, "orders.json: the source has no stream orders\n  it has: none")
+
+
+def test_what_was_renamed_on_the_server_is_still_known(server: Server) -> None:
+    server.apply()
+    (source,) = server.fake.sources.values()
+    (connection,) = server.fake.connections.values()
+    source["name"], connection["name"] = "shopify EU", "by somebody"
+    server.fake.catalogs["shopify EU"] = server.fake.catalogs["shopify"]
+    told = server.apply()
+    assert "name: shopify EU -> shopify" in told
+    assert "name: by somebody -> shopify to lakeward" in told
+    assert (len(server.fake.sources), len(server.fake.connections)) == (1, 1)
+
+
+def test_a_connection_between_others_is_not_made_over(server: Server) -> None:
+    server.apply()
+    other = server.fake.sources.create(
+        {"name": "other", "workspaceId": server.fake.workspace_id,
+         "configuration": {"sourceType": "shopify", "shop": "acme"}}
+    )  # fmt: skip
+    (connection,) = server.fake.connections.values()
+    connection["sourceId"] = other["sourceId"]
+    told = server.run("apply")
+    assert told.returncode == 1
+    assert "does not go from the source shopify to the destination lakeward" in told.stderr
+    assert connection["sourceId"] == other["sourceId"]
+
+
+def test_what_somebody_else_made_is_never_deleted(server: Server) -> None:
+    fake = server.fake
+    fake.catalogs["shopify"] = [ORDERS]
+    source = fake.sources.create(
+        {"name": "shopify", "workspaceId": fake.workspace_id,
+         "configuration": {"sourceType": "shopify", "shop": "acme"}}
+    )  # fmt: skip
+    landing = {"s3_bucket_name": "b", "s3_bucket_path": "p", "s3_bucket_region": "r", "format": {}}
+    destination = fake.destinations.create(
+        {"name": "lakeward", "workspaceId": fake.workspace_id,
+         "configuration": {"destinationType": "s3"} | landing}
+    )  # fmt: skip
+    ends = {"sourceId": source["sourceId"], "destinationId": destination["destinationId"]}
+    fake.connections.create({"name": "shopify to lakeward"} | ends)
+    server.apply()
+    (server.lake.project_dir / "sources/shopify.yml").unlink()
+    server.lake.write("sources/klaviyo.yml", KLAVIYO)
+    server.lake.write("dag/streams/klaviyo/events.json", "{}")
+    fake.catalogs["klaviyo"] = [Discovered("events")]
+    server.environment["KEY"] = "klaviyo-secret"
+    told = server.run("plan", "--prune").stdout
+    assert "lakeward did not make it, so it stays" in told
+    assert "0 to delete" in told
+
+
+def test_a_source_without_its_destination_is_planned_as_it_is_applied(server: Server) -> None:
+    server.fake.sources.create(
+        {"name": "shopify", "workspaceId": server.fake.workspace_id,
+         "configuration": {"sourceType": "shopify", "shop": "acme"}}
+    )  # fmt: skip
+    server.fake.catalogs["shopify"] = [Discovered("orders", modes=("full_refresh",))]
+    assert "stream orders: as the source offers it" in server.run("plan").stdout
+    server.apply()
+    assert server.modes == {"orders": "full_refresh_append"}
+
+
+def test_a_secret_of_any_form_stays_out_of_a_plan(server: Server) -> None:
+    server.environment["SHOPIFY_PASSWORD"] = "-----BEGIN KEY-----\nMIIEabc\n-----END KEY-----"
+    server.fake.fail_next(422, on="POST /sources", body={"data": {"message": "no: MIIEabc, said the shop"}})
+    said = [server.run(*arguments) for arguments in (["plan"], ["plan", "--json"], ["apply"])]
+    assert "MIIEabc" not in "".join(each.stdout + each.stderr for each in said)
+    server.apply()
+    server.lake.write("sources/shopify.yml", SOURCE.replace("shop: acme", "shop: ${PIN}"))
+    server.environment["PIN"] = "pin"
+    assert 'config.shop: ... -> "${PIN}"' in server.run("plan").stdout

@@ -210,8 +210,8 @@ def _differences(wanted: Any, known: Any, written: Any, where: str) -> list[str]
 def _streams(
     connection: WantedConnection, offered: Mapping[str, Json], known: Json | None, made: Plan
 ) -> list[Json] | None:
-    """None where a stream has a problem and the connection is there: then its streams stay as they are."""
-    bodies, problems = [], []
+    """None where a stream of the connection has a problem: then its streams stay as they are."""
+    bodies, unclear = [], set(connection.broken)
     there = {each["name"]: each for each in _configured(known)} if known else {}
     for stream in connection.streams:
         try:
@@ -219,13 +219,13 @@ def _streams(
                 raise no_such_stream(stream, offered)
             body, note = stream_body(stream, offered[stream.name], there.get(stream.name))
         except ConfigError as error:
-            problems.append(str(error))
+            made.problems.append(str(error))
+            unclear.add(stream.name)
             continue
         bodies.append(body)
         if note:
             made.notes.append(note)
-    made.problems.extend(problems)
-    if known is not None and (problems or not connection.is_known):
+    if unclear & set(there):
         made.notes.append(f"the streams of {connection.name} stay as they are until that is mended")
         return None
     return bodies

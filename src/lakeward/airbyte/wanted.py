@@ -42,13 +42,13 @@ class WantedActor:
 
 @dataclass(frozen=True)
 class WantedConnection:
-    """is_known: can all of its stream files be read? Where not, nobody knows which streams it is to have."""
+    """broken: streams whose files cannot be read, so that nobody knows what they are to be."""
 
     name: str
     source: str
     streams: Sequence[Stream]
     schedule: Json
-    is_known: bool
+    broken: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,6 @@ def wanted(
         made.problems.append(str(error))
         if path.parent.name == "sources":
             made.names.add(connection_name(path.stem))
-    without = {path.parent.name for path in broken_files}
     for source, streams in jobs:
         name = connection_name(source.name)
         made.names.add(name)
@@ -98,9 +97,8 @@ def wanted(
         kind, definition = source.airbyte_type, source.config.definition_id
         written = dict(source.config.config)
         made.actors.append(WantedActor("source", source.name, kind, definition, configuration, written))
-        made.connections.append(
-            WantedConnection(name, source.name, streams, schedule, source.name not in without)
-        )
+        broken = frozenset(path.stem for path in broken_files if path.parent.name == source.name)
+        made.connections.append(WantedConnection(name, source.name, streams, schedule, broken))
     return made
 
 
