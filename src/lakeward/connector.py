@@ -103,7 +103,7 @@ class Connector:
                         continue
                     if found := complaint(message):
                         words = found[1]
-                    yield line, message, decode.is_clean(line)
+                    yield line, message, decode.is_clean and line.endswith(b"\n")
                 code = running.end()
         if code is None:
             raise self._error(f"{command}: it said nothing for {self._silence_seconds:g} s", words)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Message = dict[str, Any]
@@ -91,36 +92,36 @@ _CHECKED: dict[str, tuple[str, type[_Loose]]] = {
 
 
 class Decoder:
-    """Lines as Python's own writer may have made them: NaN and Infinity are no JSON, so they become text."""
+    """Lines to messages. What is strict JSON goes through orjson.
+
+    The rest as Python's own writer may have made it: NaN and Infinity, which become text, halves of surrogate
+    pairs, anything nested deeply.
+    """
 
     def __init__(self) -> None:
-        self._strange = 0
-        self._decode = json.JSONDecoder(parse_constant=self._constant).decode
+        self._loosely = json.JSONDecoder(parse_constant=lambda name: name).decode
+        self.is_clean = True  # was the last line strict JSON?
 
     def __call__(self, line: bytes) -> Message | None:
         """None for what is no message: some connectors and their libraries print as they like.
 
         Raises ValueError, saying what is wrong, for one that is broken.
         """
-        self._strange = 0
         try:
-            message = self._decode(line.decode())
-        except (ValueError, RecursionError) as error:
-            if b'"RECORD"' in line or b'"STATE"' in line:
-                raise ValueError(f"a message that is not JSON: {error}") from error
-            return None
-        if not isinstance(message, dict) or not isinstance(message.get("type"), str):
+            message = orjson.loads(line)
+            self.is_clean = True
+        except ValueError:
+            self.is_clean = False
+            try:
+                message = self._loosely(line.decode())
+            except (ValueError, RecursionError) as error:
+                if b'"RECORD"' in line or b'"STATE"' in line:
+                    raise ValueError(f"a message that is not JSON: {error}") from error
+                return None
+        if type(message) is not dict or type(message.get("type")) is not str:
             return None
         _check(message)
         return message
-
-    def is_clean(self, line: bytes) -> bool:
-        """May the line just decoded be read by others as it is? Halves of surrogate pairs may not."""
-        return not self._strange and b"\\ud" not in line and b"\\uD" not in line and line.endswith(b"\n")
-
-    def _constant(self, name: str) -> str:
-        self._strange += 1
-        return name
 
 
 def complaint(message: Message) -> tuple[str | None, str] | None:
@@ -136,7 +137,7 @@ def complaint(message: Message) -> tuple[str | None, str] | None:
 def _check(message: Message) -> None:
     if message["type"] == "RECORD":
         record = message.get("record")
-        if not isinstance(record, dict) or type(record.get("stream")) is not str:
+        if type(record) is not dict or type(record.get("stream")) is not str:
             raise ValueError("a record without a stream")
         if type(record.get("data")) is not dict:
             raise ValueError(f"a record of {record['stream']} whose data are no object")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lakeward.lake import Lake
 
 _NULLED, _WHY = "NULLED", "DESTINATION_SERIALIZATION_ERROR"
-_LATEST = 253_402_300_800_000  # the end of the year 9999
+_LATEST = 253_402_300_800_000  # milliseconds since 1970: the end of the year 9999
 _ROW_GROUP = 20_480  # rows: what is held in memory at once
 _LINE_AT_LEAST = 16 * 1024**2  # bytes: DuckDB's own bound of one record
 
@@ -44,8 +44,9 @@ class Spool:
         nulled: list[str] = []
         made = self._shape.fit(record["data"], nulled)
         emitted_at = record["emitted_at"]
-        if made is not record["data"] or not is_clean or not _is_moment(emitted_at):
-            emitted_at = int(emitted_at) if _is_moment(int(emitted_at)) else 0
+        is_moment = type(emitted_at) is int and 0 <= emitted_at < _LATEST
+        if made is not record["data"] or not is_clean or not is_moment:
+            emitted_at = min(max(int(emitted_at), 0), _LATEST - 1)
             changes = [{"field": path, "change": _NULLED, "reason": _WHY} for path in dict.fromkeys(nulled)]
             line = as_line({"record": {"data": made, "emitted_at": emitted_at}, "changes": changes})
         self._file.write(line)
@@ -133,8 +134,3 @@ class Spool:
         with suppress(OSError):  # a full disk has been told by then
             self._file.close()
         self._path.unlink(missing_ok=True)
-
-
-def _is_moment(emitted_at: object) -> bool:
-    """Milliseconds since 1970, of which DuckDB makes a timestamp."""
-    return type(emitted_at) is int and 0 <= emitted_at < _LATEST

@@ -117,7 +117,7 @@ def main() -> None:
     if config.get("noise"):
         print(config["noise"], file=sys.stderr)
     if config.get("show_environment"):
-        print(json.dumps(dict(os.environ)), file=sys.stderr)
+        print(json.dumps({**os.environ, "argv": sys.argv}), file=sys.stderr)
     if command == "spec":
         say("SPEC", spec={"connectionSpecification": SPEC})
     elif command == "check":

@@ -538,3 +538,24 @@ def test_a_secret_of_any_form_stays_out_of_a_plan(server: Server) -> None:
     server.lake.write("sources/shopify.yml", SOURCE.replace("shop: acme", "shop: ${PIN}"))
     server.environment["PIN"] = "pin"
     assert 'config.shop: ... -> "${PIN}"' in server.run("plan").stdout
+
+
+def test_a_key_that_the_source_defines_is_not_sent(server: Server) -> None:
+    server.fake.refuses_any_key = True
+    server.lake.write(
+        "dag/streams/shopify/orders.json", '{"primary_key": [["id"]], "cursor_field": ["created_at"]}'
+    )
+    server.apply()
+    (orders,) = server.connection["configurations"]["streams"]
+    assert (orders["primaryKey"], orders["cursorField"]) == ([["id"]], ["updated_at"])
+
+
+def test_a_connection_that_is_locked_is_said_so(server: Server) -> None:
+    server.apply()
+    (connection,) = server.fake.connections.values()
+    connection["status"] = "locked"
+    server.lake.write("dag/streams/shopify/customers.json", "{}")
+    failed = server.run("apply")
+    assert failed.returncode == 1
+    assert "409 to PATCH" in failed.stderr
+    assert f"connectionId: {server.connection['connectionId']}" in failed.stderr

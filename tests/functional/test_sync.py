@@ -257,6 +257,7 @@ def test_secrets_come_from_the_environment_and_reach_nothing_but_the_connector(s
     assert "my token is ****" in shop.said()
     given = json.loads(next(line for line in shop.said().splitlines() if line.startswith("{")))
     assert given["HTTPS_PROXY"] == "http://proxy"
+    assert given["argv"][1:] in (["spec"], ["discover", "--config", given["argv"][-1]])
     assert not {"SHOP_TOKEN", "AWS_SECRET_ACCESS_KEY"} & set(given)
     shop.lake.feed()
     for path in shop.lake.root.rglob("*"):
