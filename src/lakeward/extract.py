@@ -36,9 +36,9 @@ _SHOW_SECONDS = 0.5
 class Extraction:
     """A stream while it is read.
 
-    state: the last that was told, of what is spooled and staged. parts: staged, and in no checkpoint yet.
-    sent: how many records the connector says it sent; None until it says so. landed, files, bytes, nulled:
-    what has become of them.
+    known: the state of its last checkpoint. state: the last one told, of what is spooled and staged. parts:
+    staged, and in no checkpoint yet. sent: how many records the connector says it sent; None until it says
+    so. landed, files, bytes, nulled: what has become of them.
     """
 
     stream: Stream
@@ -46,6 +46,7 @@ class Extraction:
     note: str | None
     spool: Spool
     generation: int
+    known: Message | None
     state: Message | None = None
     parts: list[StagedFile] = field(default_factory=list)
     staged: int = 0
@@ -116,7 +117,7 @@ class Writer:
         parts = [
             Part(one.stream.name, one.state, tuple(one.parts), one.nulled)
             for one in extractions
-            if one.parts or one.state
+            if one.parts or one.state not in (None, one.known)
         ]
         if overall is not None:
             parts.append(Part(None, overall))
@@ -130,7 +131,8 @@ class Writer:
             one.bytes += sum(file.size for file in one.parts)
             if one.parts:
                 self._say(f"{one.stream.id}  {one.landed:,} records landed in {one.files:,} files")
-            one.parts, one.state, one.saved = [], None, time.monotonic()
+            one.known, one.saved = one.state or one.known, time.monotonic()
+            one.parts, one.state = [], None
 
     def publish(self, files: Sequence[StagedFile]) -> None:
         for file in files:

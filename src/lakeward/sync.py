@@ -250,6 +250,7 @@ def _extract(
                     closing(Spool(folder / f"{stream.name}.ndjson", shape(entry["stream"]["json_schema"])))
                 ),
                 begun.generations.get(stream.name, 0),
+                begun.states.get(stream.name),
             )
             for stream, (entry, how) in zip(job.streams, configured, strict=True)
         }  # fmt: skip
