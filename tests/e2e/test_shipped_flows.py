@@ -120,6 +120,7 @@ def test_nine_streams_hold_what_the_vendors_hold_after_each_of_two_syncs(shop: S
     assert (orders, sales) == (len(shop.sent()["shopify/orders"]), True)
 
 
+@pytest.mark.slow
 def test_a_vendor_that_is_away_for_a_while_costs_patience_and_nothing_else(shop: Shop) -> None:
     shop.standins["klaviyo"].fail_next(2, 429, subject="profiles")
     shop.standins["shopify"].fail_next(1, 500, subject="orders")

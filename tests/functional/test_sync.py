@@ -325,14 +325,27 @@ def struck_at(shop: Shop, step: int, number: int = signal.SIGKILL) -> bool:
     return struck.returncode != 0
 
 
-EVERY = pytest.param(range(200), marks=[pytest.mark.slow, pytest.mark.timeout(900)])
+SLOW = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-@pytest.mark.parametrize("scope", ["STREAM", "GLOBAL"])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("steps", [range(9, 40, 13), EVERY])
+# Of the quick ones, three steps of each; all two hundred where slow tests run.
+FEW, KILLS = range(9, 40, 13), (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("number", "scope", "steps"),
+    [
+        (signal.SIGKILL, "STREAM", FEW),
+        (signal.SIGINT, "GLOBAL", FEW),
+        *(
+            pytest.param(kill, scope, range(200), marks=SLOW)
+            for kill in KILLS
+            for scope in ("STREAM", "GLOBAL")
+        ),
+    ],
+)
 def test_killed_at_any_step_it_loses_and_doubles_nothing(
-    shop: Shop, steps: range, number: int, scope: str
+    shop: Shop, number: int, scope: str, steps: range
 ) -> None:
     shop.says(scope=scope)
     until = 0
