@@ -221,6 +221,10 @@ def _type(annotation: object) -> str:
 
 
 def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "none: it is needed"
+    if field.default_factory is not None:
+        return "empty"
     if field.default is None:
         return "not set"
     if isinstance(field.default, str):
