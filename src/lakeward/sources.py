@@ -39,8 +39,8 @@ class SourceConfig(BaseModel):
     )
     schedule: str | None = Field(
         default=None,
-        description="When it is synced, in UTC, as cron has it: `15 * * * *`. By the Airbyte server, or else by "
-        "`lakeward up`. Default: when asked.",
+        description="When it is synced, in UTC, as cron has it: `15 * * * *`. By the Airbyte server, or "
+        "else by `lakeward up`. Default: when asked.",
     )
     python: str | None = Field(
         default=None, description="The Python the connector needs, where it is not the one lakeward runs on."
