@@ -249,7 +249,9 @@ def install(requirement: str, python: str | None, home: Path, environment: Mappi
 def _install(requirement: str, python: str | None, folder: Path, environment: Mapping[str, str]) -> None:
     from uv import find_uv_bin
 
-    allowed = {k: v for k, v in environment.items() if _PASSED_ON.fullmatch(k) or _INSTALLER.fullmatch(k)}
+    allowed = {"UV_PYTHON_DOWNLOADS": "never"} | {
+        k: v for k, v in environment.items() if _PASSED_ON.fullmatch(k) or _INSTALLER.fullmatch(k)
+    }
     chosen = python or f"{sys.version_info.major}.{sys.version_info.minor}"
     venv = ["venv", "--clear", "--quiet", "--python", chosen, str(folder)]
     packages = ["pip", "install", "--quiet", "--python", str(folder), "--compile-bytecode", requirement]

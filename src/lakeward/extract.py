@@ -180,8 +180,11 @@ class Reader:
             raise
         self._save(error)
         if self._strangers:
-            told = ", ".join(f"{count:,} of {name}" for name, count in self._strangers.items())
-            return f"the connector sent records of streams it was not asked for: {told}; they were dropped"
+            told = ", ".join(
+                f"{count:,} records of {name}" if count else f"a state of {name}"
+                for name, count in self._strangers.items()
+            )
+            return f"the connector sent what it was not asked for: {told}; that was dropped"
         return error if not any(one.error for one in self._extractions.values()) else None
 
     def _hear(self, line: bytes, message: Message, *, is_clean: bool) -> None:

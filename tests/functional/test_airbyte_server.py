@@ -559,3 +559,16 @@ def test_a_connection_that_is_locked_is_said_so(server: Server) -> None:
     assert failed.returncode == 1
     assert "409 to PATCH" in failed.stderr
     assert f"connectionId: {server.connection['connectionId']}" in failed.stderr
+
+
+def test_a_server_that_never_answers_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(client, "_SECONDS", 0.2)
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    server.fake.hang_next(10)
+    with (
+        client.open_airbyte(load_settings(server.lake.project_dir)) as airbyte,
+        pytest.raises(AirbyteError, match=r"no answer from .*timed out\n.*nothing was changed"),
+    ):
+        airbyte.all("sources")

@@ -169,10 +169,12 @@ def test_what_is_no_message_goes_to_the_log_and_a_broken_record_fails_the_sync(s
 
 def test_records_nobody_asked_for_are_dropped_and_told(shop: Shop) -> None:
     stranger = {"type": "RECORD", "record": {"stream": "other", "data": {"id": 1}, "emitted_at": 1}}
-    shop.says(say=[json.dumps(stranger)])
+    descriptor = {"stream_descriptor": {"name": "ghosts"}, "stream_state": {}}
+    state = {"type": "STATE", "state": {"type": "STREAM", "stream": descriptor}}
+    shop.says(say=[json.dumps(stranger), json.dumps(state)])
     told = shop.sync()
     assert told.returncode == 1
-    assert "1 of other" in told.stderr
+    assert "not asked for: 1 records of other, a state of ghosts; that was dropped" in told.stderr
     assert shop.landed() == list(range(25))
 
 

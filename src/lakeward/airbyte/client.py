@@ -78,7 +78,7 @@ class Airbyte:
         body: Json | None = None,
         *,
         query: dict[str, str] | None = None,
-        seconds: float = _SECONDS,
+        seconds: float | None = None,
     ) -> Any:
         """The answer's JSON; None where there is none.
 
@@ -89,7 +89,7 @@ class Airbyte:
             is_last = attempt == _ATTEMPTS - 1
             pause = min(_PAUSE_SECONDS * 2**attempt, _PAUSE_SECONDS_AT_MOST)
             try:
-                answer = self._send(method, path, body, query, seconds)
+                answer = self._send(method, path, body, query, seconds or _SECONDS)
             except httpx.TransportError as error:
                 was_sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
                 if is_last or (was_sent and method == "POST"):
