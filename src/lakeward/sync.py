@@ -39,13 +39,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StreamReport:
-    """What one sync did for one stream. sent: what the connector says it sent, where it says so.
+    """What one sync did for one stream. mode: None where it was not read.
 
+    sent: what the connector says it sent, where it says so.
     nulled: values that did not fit their type. note: what a reader should know though nothing failed.
     """
 
     stream: str
-    mode: str
+    mode: str | None
     records: int
     sent: int | None
     files: int
@@ -71,7 +72,7 @@ class SyncReport:
 
 @dataclass(frozen=True)
 class Job:
-    """is_whole: are these all streams of the source that are selected?"""
+    """is_whole: are these, for all one can read, all streams of the source that are selected?"""
 
     source: Source
     streams: list[Stream]
@@ -99,13 +100,16 @@ def choose(
     sources, broken = load_sources(project_dir)
     if not sources and not broken:
         raise no_sources(project_dir)
+    unclear = {path.parent.name for path in broken_files}
     if not names:
-        jobs = [Job(source, selected(streams, source), is_whole=True) for source in sources]
+        jobs = [
+            Job(source, selected(streams, source), is_whole=source.name not in unclear) for source in sources
+        ]
         errors = {path.stem: str(error) for path, error in broken.items()}
         errors |= {job.source.name: _without_streams(job.source) for job in jobs if not job.streams}
     else:
-        jobs, errors = _named(project_dir, streams, names), {}
-    read = {job.source.name for job in jobs if job.is_whole}
+        jobs, errors = _named(project_dir, streams, unclear, names), {}
+    read = {job.source.name for job in jobs} if not names else set(names)
     errors |= {
         f"{path.parent.name}/{path.stem}": str(error)
         for path, error in broken_files.items()
@@ -114,7 +118,9 @@ def choose(
     return Chosen([job for job in jobs if job.streams], errors)
 
 
-def _named(project_dir: Path, streams: Sequence[Stream], names: Sequence[str]) -> list[Job]:
+def _named(
+    project_dir: Path, streams: Sequence[Stream], unclear: set[str], names: Sequence[str]
+) -> list[Job]:
     chosen: dict[str, tuple[Source, dict[str, Stream]]] = {}
     for name in names:
         source = find_source(project_dir, name.partition("/")[0])
@@ -124,7 +130,12 @@ def _named(project_dir: Path, streams: Sequence[Stream], names: Sequence[str]) -
         if not found:
             raise ConfigError(_without_streams(source))
     return [
-        Job(source, list(found.values()), {stream.id for stream in selected(streams, source)} <= set(found))
+        Job(
+            source,
+            list(found.values()),
+            is_whole=source.name not in unclear
+            and {stream.id for stream in selected(streams, source)} <= set(found),
+        )
         for source, found in chosen.values()
     ]
 
@@ -192,7 +203,7 @@ def sync(
     log = SyncLog(lake, job.source.name, int(started.timestamp() * 1_000_000))
     with _alone(job.source, settings) as folder:
         try:
-            extractions, error = _extract(
+            extractions, rejected, error = _extract(
                 job, started, log, folder, settings, landing, note, say, progress, refresh=refresh
             )
         except LakewardError as failure:
@@ -202,20 +213,16 @@ def sync(
             raise
         for one in extractions:
             log.finish(one.stream.name, one.landed, one.sent, one.generation, one.error)
+        for stream, why in rejected:
+            log.fail(stream.name, why)
     reports = [
         StreamReport(
-            one.stream.id,
-            one.mode,
-            one.landed,
-            one.sent,
-            one.files,
-            one.bytes,
-            one.nulled,
-            one.error,
-            one.note,
+            one.stream.id, one.mode, one.landed, one.sent, one.files, one.bytes,
+            one.nulled, one.error, one.note,
         )
         for one in extractions
-    ]
+    ]  # fmt: skip
+    reports += [StreamReport(stream.id, None, 0, None, 0, 0, 0, why, None) for stream, why in rejected]
     return SyncReport(job.source.name, reports, error, time.monotonic() - began)
 
 
@@ -231,12 +238,21 @@ def _extract(
     progress: Say,
     *,
     refresh: bool,
-) -> tuple[list[Extraction], str | None]:
+) -> tuple[list[Extraction], list[tuple[Stream, str]], str | None]:
+    """The streams that were read, why others were not, and why the source failed as a whole, if it did."""
     connector = open_connector(job.source, settings, note)
-    catalog = _by_name(connector.discover())
-    configured = [_configured(stream, catalog) for stream in job.streams]
-    refreshed = [stream.name for stream in job.streams if refresh or _is_overwritten(stream)]
-    begun = log.begin(refreshed, is_whole=job.is_whole)
+    catalog = connector.discover()
+    configured: list[tuple[Stream, Message, HowToRead]] = []
+    rejected: list[tuple[Stream, str]] = []
+    for stream in job.streams:
+        try:
+            configured.append((stream, *_configured(stream, catalog)))
+        except ConfigError as wrong:
+            if len(job.streams) == 1:
+                raise
+            rejected.append((stream, str(wrong)))
+    refreshed = [stream.name for stream, *_ in configured if refresh or _is_overwritten(stream)]
+    begun = log.begin(refreshed, is_whole=job.is_whole and not rejected)
     staging = f"staging/{job.source.name}/"
     with open_writer(settings) as parquet, ExitStack() as spools:
         partition = partition_folder(started.date())
@@ -252,7 +268,7 @@ def _extract(
                 begun.generations.get(stream.name, 0),
                 begun.states.get(stream.name),
             )
-            for stream, (entry, how) in zip(job.streams, configured, strict=True)
+            for stream, entry, how in configured
         }  # fmt: skip
         states = [
             state
@@ -260,27 +276,22 @@ def _extract(
             if name is None or (name in extractions and extractions[name].is_incremental)
         ]
         reader = Reader(extractions, writer, progress, was_global=None in begun.states)
-        error = reader.run(connector, {"streams": [entry for entry, _ in configured]}, states)
-    return list(extractions.values()), error
+        wanted = {"streams": [entry for _, entry, _ in configured]}
+        error = reader.run(connector, wanted, states) if configured else None
+    return list(extractions.values()), rejected, error
 
 
-def _by_name(catalog: Sequence[Message]) -> dict[str, Message]:
-    found: dict[str, Message] = {}
-    for entry in catalog:
-        if entry["name"] in found:
-            raise ConfigError(
-                f"the source has two streams called {entry['name']}, in different namespaces",
-                hint="narrow its configuration to one of them",
-            )
-        found[entry["name"]] = entry
-    return found
-
-
-def _configured(stream: Stream, catalog: Mapping[str, Message]) -> tuple[Message, HowToRead]:
-    """The stream as the protocol's configured catalog has it."""
-    entry = catalog.get(stream.name)
-    if entry is None:
-        raise no_such_stream(stream, catalog)
+def _configured(stream: Stream, catalog: Sequence[Message]) -> tuple[Message, HowToRead]:
+    """The stream as the protocol's configured catalog has it. Raises ConfigError for what cannot be read."""
+    found = [entry for entry in catalog if entry["name"] == stream.name]
+    if not found:
+        raise no_such_stream(stream, [entry["name"] for entry in catalog])
+    if len(found) > 1:
+        raise ConfigError(
+            f"{stream.path}: the source has {len(found)} streams called {stream.name}, of several namespaces",
+            hint="narrow the source's configuration to one of them",
+        )
+    (entry,) = found
     schema = dict(entry["json_schema"])
     properties = schema.get("properties") or {}
     default = entry.get("default_cursor_field") or []

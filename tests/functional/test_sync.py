@@ -235,9 +235,14 @@ def test_the_stream_file_chooses_fields_and_says_so_when_there_is_none(shop: Sho
 def test_a_stream_the_source_does_not_have_is_named(shop: Shop) -> None:
     shop.lake.add_stream("shop/ghosts", model=LOG)
     wrong = shop.sync()
-    assert wrong.returncode == 2
+    assert wrong.returncode == 1
+    assert "shop/ghosts: " in wrong.stderr
     assert "ghosts.json: the source has no stream ghosts" in wrong.stderr
     assert "it has: items, notes" in wrong.stderr
+    assert (shop.landed("items"), shop.landed("notes")) == (list(range(25)), list(range(5)))
+    assert shop.sync("shop/ghosts").returncode == 2
+    status = shop.lake.cli("status", check=False).stdout
+    assert "shop/ghosts: its last sync failed" in status
 
 
 def test_secrets_come_from_the_environment_and_reach_nothing_but_the_connector(shop: Shop) -> None:
