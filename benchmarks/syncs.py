@@ -48,7 +48,7 @@ def faker_lake(project: Path, count: int, scratch: Path) -> Iterator[tuple[Lake,
 
 def alone(program: Path, config: dict[str, Any], lake: Lake) -> Usage:
     """discover and read, as any runner must call them; what read says goes to /dev/null."""
-    streams = Connector(program, config, environment=inherited()).discover()
+    streams = Connector(program, config, folder=lake.root, environment=inherited()).discover()
     catalog = {
         "streams": [
             {"stream": stream, "sync_mode": "incremental", "destination_sync_mode": "append"}

@@ -56,3 +56,10 @@ def strike_sync_at(step: int, checkpoint_seconds: float, number: int) -> None:
     for name in ("_take", "checkpoint", "_insert", "_advance"):
         stepped(lakeward.synclog.SyncLog, name)
     stepped(lakeward.spool.Spool, "write")
+
+
+def small_files(size: int) -> None:
+    """A sync rolls its files at so many bytes of JSON."""
+    import lakeward.extract
+
+    lakeward.extract._ROLL_BYTES = size

@@ -46,6 +46,7 @@ def check(project_dir: Path, manifest: Manifest | None, parse_error: str | None)
         for model in manifest.models:
             found += [finding for rule in _MODEL_RULES for finding in rule(model, tags)]
         found += _streams_have_models(project_dir, manifest)
+        found += _can_be_replaced(project_dir, manifest)
     return sorted(found, key=lambda finding: (finding.where, finding.rule))
 
 
@@ -82,7 +83,7 @@ def _sources_offer(project_dir: Path) -> Iterator[Finding]:
             yield Finding("source_offers", "error", where, error.message, "nothing can be compared", remedy)
             continue
         for stream in streams:
-            if offers is None or stream.source != source:
+            if offers is None or stream.source != source or not stream.config.selected:
                 continue
             offer = offers.get(stream.name)
             if offer is None:
@@ -129,6 +130,18 @@ def _streams_have_models(project_dir: Path, manifest: Manifest) -> Iterator[Find
                 f"add dag/processed/{source}/int_{source}__{stream}.sql "
                 f"with tags=['processed', '{source}__{stream}']",
             )  # fmt: skip
+
+
+def _can_be_replaced(project_dir: Path, manifest: Manifest) -> Iterator[Finding]:
+    """A model of a stream whose older generations go says which file a row came from."""
+    for stream in load_streams(project_dir)[0]:
+        for model in manifest.of_stream(stream.tag) if stream.config.on_refresh == "replace" else ():
+            if "_source_file" not in model.raw_code:
+                yield _finding(
+                    "can_be_replaced", model, "does not select filename as _source_file",
+                    "on_refresh finds the rows of older generations by it: the feed fails after a refresh",
+                    "select filename as _source_file",
+                )  # fmt: skip
 
 
 def _one_stream_tag(model: Model, tags: set[str]) -> Iterator[Finding]:

@@ -60,12 +60,14 @@ def airbyte_apply(prune: Prune = False, json: Json = False) -> None:
         if not json:
             _show(plan, json=False)
         done: list[object] = []
-        apply(plan.changes, found, server, lake, done.append)
+        problems = apply(plan.changes, found, server, lake, done.append)
     if json:
         _show(plan, json=True)
     elif done:
         console.out.print(f"{len(done)} changes made")
-    if plan.problems:
+    for problem in problems:
+        console.err.print(escape(problem), soft_wrap=True)
+    if plan.problems or problems:
         raise typer.Exit(1)
 
 
@@ -99,12 +101,12 @@ def airbyte_discover(source: SourceName, json: Json = False) -> None:
     """Write down what a source offers, as its connector tells on this machine, for check and to copy from."""
     from lakeward.discovery import discovered_file, offered
     from lakeward.sources import find_source
-    from lakeward.sync import open_connector
+    from lakeward.sync import alone, open_connector
 
     settings = load_settings(find_project(Path.cwd()))
     chosen = find_source(settings.project_dir, source)
-    with console.err.status(f"asking {source}"):
-        found = offered(open_connector(chosen, settings, lambda _: None))
+    with console.err.status(f"asking {source}"), alone(chosen, settings) as folder:
+        found = offered(open_connector(chosen, settings, folder, lambda _: None))
     path = discovered_file(settings.project_dir, source)
     path.write_text(console.as_json(found))
     if json:

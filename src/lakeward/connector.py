@@ -39,6 +39,7 @@ _TAIL, _QUOTED = 20, 3  # lines of standard error that are kept, and that an err
 class Connector:
     """One connector with one configuration. Starts a process per call, 2 to 5 s for most.
 
+    folder: where what it is handed lies while it runs, secrets in it; its owner empties it after a kill.
     mask: hides what nothing this process says may hold. say: what the connector itself says.
     silence_seconds: how long it may send nothing before it counts as hung.
     """
@@ -48,6 +49,7 @@ class Connector:
         program: Path,
         config: Mapping[str, object],
         *,
+        folder: Path,
         environment: Mapping[str, str],
         mask: Mask | None = None,
         silence_seconds: float = 3600,
@@ -55,6 +57,7 @@ class Connector:
     ) -> None:
         self._program = program
         self._config = config
+        self._folder = folder
         self._environment = {k: v for k, v in environment.items() if _PASSED_ON.fullmatch(k)}
         self._mask = mask or Mask()
         self._silence_seconds = silence_seconds
@@ -89,7 +92,7 @@ class Connector:
 
     def _run(self, command: str, inputs: Mapping[str, object]) -> Generator[tuple[bytes, Message, bool]]:
         words: str | None = None
-        with tempfile.TemporaryDirectory(prefix="lakeward-") as folder:  # of mode 0700
+        with tempfile.TemporaryDirectory(dir=self._folder) as folder:  # of mode 0700
             arguments = [str(self._program), command]
             for name, value in inputs.items():
                 path = Path(folder, f"{name}.json")
@@ -115,7 +118,8 @@ class Connector:
         try:
             message = decode(line)
         except ValueError as error:
-            raise self._error(f"{command}: {error}", line.decode(errors="replace")) from error
+            # Without the error: what it says holds what was refused, secrets and all.
+            raise self._error(f"{command}: {error}", line.decode(errors="replace")) from None
         if message is None:
             self._say(self._mask(line.decode(errors="replace").rstrip()))
         elif message["type"] == "LOG":
@@ -170,24 +174,30 @@ class _Running:
     def lines(self) -> Iterator[bytes]:
         """Until its output ends, it falls silent, or it is over and only what it started still listens."""
         out: IO[bytes] = self._process.stdout  # type: ignore[assignment]
-        rest, heard, over = b"", time.monotonic(), None
+        ready = select.poll()
+        ready.register(out, select.POLLIN | select.POLLHUP)
+        pieces: list[bytes] = []  # of a line that has not ended
+        heard, over = time.monotonic(), None
         while True:
-            if select.select([out], [], [], _LOOK_SECONDS)[0]:
-                chunk = os.read(out.fileno(), _CHUNK)
-                if not chunk:
-                    break
-                *whole, rest = (rest + chunk).split(b"\n") if b"\n" in chunk else (rest + chunk,)
-                for line in whole:
-                    yield line + b"\n"
-                heard = time.monotonic()
-                continue
             now = time.monotonic()
             if over is None and self._process.poll() is not None:
                 over = now
-            self._is_silent = over is None and now - heard > self._silence_seconds
-            if self._is_silent or (over is not None and now - over > _LINGER_SECONDS):
+            if over is not None and now - over > _LINGER_SECONDS:
                 break
-        if rest:
+            if ready.poll(_LOOK_SECONDS * 1000):
+                chunk = os.read(out.fileno(), _CHUNK)
+                if not chunk:
+                    break
+                first, *others = chunk.split(b"\n")
+                pieces.append(first)
+                for other in others:
+                    yield b"".join(pieces) + b"\n"
+                    pieces = [other]
+                heard = time.monotonic()
+            elif over is None and now - heard > self._silence_seconds:
+                self._is_silent = True
+                break
+        if rest := b"".join(pieces):
             yield rest
 
     def end(self) -> int | None:
@@ -196,7 +206,7 @@ class _Running:
             return None
         with suppress(subprocess.TimeoutExpired):
             code = self._process.wait(self._silence_seconds)
-            self._errors.join(_LINGER_SECONDS)
+            self._errors.join(_LOOK_SECONDS)
             return code
         return None
 
@@ -204,16 +214,23 @@ class _Running:
         return [line for line in self._tail if line.strip()][-_QUOTED:]
 
     def stop(self) -> None:
-        """Ask, then kill, with everything it started."""
-        for number, patience in ((signal.SIGTERM, _STOP_SECONDS), (signal.SIGKILL, None)):
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
+        """Ask, then kill, with everything it started, whatever interrupts that."""
+        try:
+            self._signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(patience)
-        self._errors.join(_LINGER_SECONDS)
-        for pipe in (self._process.stdout, self._process.stderr):
-            if pipe is not None and not self._errors.is_alive():
-                pipe.close()
+                self._process.wait(_STOP_SECONDS)
+        finally:
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._errors.join(_LOOK_SECONDS)
+        if self._process.stderr is not None and not self._errors.is_alive():
+            self._process.stderr.close()
+
+    def _signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
     def _drain(self) -> None:
         err: IO[bytes] = self._process.stderr  # type: ignore[assignment]

@@ -38,7 +38,12 @@ def discovered(project_dir: Path, source: str) -> Json | None:
     if not path.exists():
         return None
     try:
-        return dict(json.loads(path.read_text()))
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict) or not all(
+            isinstance(offer, dict) and isinstance(offer.get("fields"), dict) for offer in found.values()
+        ):
+            raise ValueError("not what discover writes")
+        return found
     except (ValueError, UnicodeDecodeError) as error:
         hint = f"lakeward airbyte discover {source} writes it again"
-        raise ConfigError(f"{path}: not JSON: {error}", hint=hint) from error
+        raise ConfigError(f"{path}: {error}", hint=hint) from error

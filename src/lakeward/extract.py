@@ -58,6 +58,7 @@ class Extraction:
     nulled: int = 0
     estimate: int | None = None
     is_complete: bool = False
+    says_all: bool = True  # a state speaks of every record, so that what was sent can be compared
     error: str | None = None
     saved: float = field(default_factory=time.monotonic)
 
@@ -110,17 +111,22 @@ class Writer:
         one.nulled += one.spool.nulled
         one.spool.clear()
 
-    def checkpoint(self, extractions: Sequence[Extraction], overall: Message | None = None) -> None:
-        """All that they hold lands, and the states that speak of it count from now on."""
+    def checkpoint(
+        self, extractions: Sequence[Extraction], overall: Message | None, covers: Sequence[str]
+    ) -> None:
+        """All that they hold lands, and the states that speak of it count from now on.
+
+        overall: the state of all streams, where it is one. covers: which those are.
+        """
         for one in extractions:
             self.stage(one)
         parts = [
-            Part(one.stream.name, one.state, tuple(one.parts), one.nulled)
+            Part(one.stream.name, one.state, tuple(one.parts), one.nulled, one.generation)
             for one in extractions
             if one.parts or one.state not in (None, one.known)
         ]
         if overall is not None:
-            parts.append(Part(None, overall))
+            parts.append(Part(None, overall, covers=covers))
         if not parts:
             return
         self._log.checkpoint(parts)
@@ -250,7 +256,7 @@ class Reader:
             one = self._extractions.get(status["stream_descriptor"]["name"])
             if one is not None and status["status"] == "COMPLETE" and one.error is None:
                 one.is_complete = True
-                if not self._is_global:
+                if not self._has_one_state:
                     self._close(one)
                     self._checkpoint([one])
             elif one is not None and status["status"] == "INCOMPLETE":
@@ -261,9 +267,15 @@ class Reader:
             if one is not None and estimate.get("row_estimate") is not None:
                 one.estimate = int(estimate["row_estimate"])
 
+    @property
+    def _has_one_state(self) -> bool:
+        """For all streams, as far as one knows yet."""
+        return self._is_global or self._was_global
+
     def _close(self, one: Extraction) -> None:
         """All of its records have come."""
-        if one.is_incremental and one.spool.uncovered and not self._is_global:
+        if one.is_incremental and one.spool.uncovered:
+            one.says_all = False
             one.note = (
                 f"the connector told no state after its last {one.spool.uncovered:,} records: "
                 "they have landed, and may land again with the next sync"
@@ -275,7 +287,7 @@ class Reader:
         everything = list(self._extractions.values())
         failed = error is not None or any(one.error for one in everything)
         for one in everything:
-            if not failed or (one.is_complete and one.error is None and not self._is_global):
+            if not failed or (one.is_complete and one.error is None and not self._has_one_state):
                 self._close(one)
                 continue
             one.error = one.error or error
@@ -284,11 +296,13 @@ class Reader:
                 one.parts = []
         self._checkpoint(everything)
         for one in everything:
-            if one.error is None and one.sent is not None and one.sent != one.landed:
+            counts = one.error is None and one.sent is not None and one.says_all
+            if counts and one.sent != one.landed:
                 one.error = f"the connector says it sent {one.sent:,} records; {one.landed:,} have landed"
 
     def _checkpoint(self, extractions: Sequence[Extraction]) -> None:
-        self._writer.checkpoint(extractions, self._overall)
+        covers = [name for name, one in self._extractions.items() if one.is_incremental]
+        self._writer.checkpoint(extractions, self._overall, covers)
         self._overall = None
 
     def _show(self) -> None:

@@ -157,7 +157,8 @@ def _load(
         report.errors[stream.id] = found.error
     elif not report.failed and not beside:
         for gone in outdated(stream, [*fit], tools.lake, tools.landing):
-            report.replaced[gone.model] = leave(stream, gone, tools.lake, tools.landing)
+            with suppress(WriterConflict):  # the next feed does it
+                report.replaced[gone.model] = leave(stream, gone, tools.lake, tools.landing)
         settled(stream, found, tools)
     return {state.model: state.totals.error for state in reading.models}
 

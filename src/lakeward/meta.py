@@ -40,8 +40,8 @@ _TABLES = {
     #        state of all) | published (all files up to a checkpoint have landed) | done | failed
     "sync_log": """
         source varchar, stream varchar, sync_id bigint, checkpoint bigint, event varchar,
-        state varchar, files varchar, records bigint, sent bigint, nulled bigint, generation bigint,
-        error varchar, logged_at timestamptz""",
+        state varchar, covers varchar, files varchar, records bigint, sent bigint, nulled bigint,
+        generation bigint, error varchar, logged_at timestamptz""",
     # what was made or changed in an Airbyte server; fingerprint: of a configuration with its secrets
     "airbyte_log": """
         kind varchar, name varchar, id varchar, event varchar, fingerprint varchar, logged_at timestamptz""",

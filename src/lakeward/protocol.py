@@ -7,12 +7,16 @@ many. Everything else is checked by pydantic.
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+import math
+from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, Strict, ValidationError
 
 Message = dict[str, Any]
+
+
+_Count = Annotated[float, Strict(), AllowInfNan(False)]
 
 
 class _Loose(BaseModel):
@@ -28,7 +32,7 @@ class _StreamState(_Loose):
 
 
 class _Stats(_Loose):
-    recordCount: float | None = None  # noqa: N815 - the protocol's spelling
+    recordCount: _Count | None = None  # noqa: N815 - the protocol's spelling
 
 
 class _State(_Loose):
@@ -50,7 +54,7 @@ class _Error(_Loose):
 
 class _Estimate(_Loose):
     name: str | None = None
-    row_estimate: float | None = None
+    row_estimate: _Count | None = None
 
 
 class _Trace(_Loose):
@@ -141,7 +145,8 @@ def _check(message: Message) -> None:
             raise ValueError("a record without a stream")
         if type(record.get("data")) is not dict:
             raise ValueError(f"a record of {record['stream']} whose data are no object")
-        if type(record.get("emitted_at")) not in (int, float):
+        emitted_at = record.get("emitted_at")
+        if type(emitted_at) is not int and not (type(emitted_at) is float and math.isfinite(emitted_at)):
             raise ValueError(f"a record of {record['stream']} without emitted_at")
     elif message["type"] in _CHECKED:
         key, model = _CHECKED[message["type"]]
@@ -150,4 +155,4 @@ def _check(message: Message) -> None:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join([key, *map(str, first["loc"])])
-            raise ValueError(f"a {message['type']} message whose {where} is wrong: {first['msg']}") from error
+            raise ValueError(f"a {message['type']} message whose {where} is wrong: {first['msg']}") from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -52,18 +52,26 @@ def shape(schema: Schema) -> Shape:
     return Shape(columns, words, _fit_object(kinds, ""))
 
 
-def _kinds(schema: Schema, path: str) -> list[tuple[str, str, _Kind]]:
-    """(key, column, kind) of each property. Columns have names that Avro allows, no two alike in any case."""
+def column_names(keys: Iterable[str]) -> dict[str, str]:
+    """Columns and the keys they come from, in order. Names that Avro allows, no two alike in any case."""
+    found: dict[str, str] = {}
     taken: set[str] = set()
-    found = []
-    for key, inner in schema.get("properties", {}).items():
+    for key in keys:
         name = re.sub(r"\W", "_", key, flags=re.ASCII)
         name = f"_{name}" if not name or name[0].isdigit() else name
         while name.lower() in taken:
             name += "_1"
         taken.add(name.lower())
-        found.append((key, name, _kind(inner, f"{path}{key}")))
+        found[name] = key
     return found
+
+
+def _kinds(schema: Schema, path: str) -> list[tuple[str, str, _Kind]]:
+    """(key, column, kind) of each property."""
+    properties = schema.get("properties") or {}
+    return [
+        (key, name, _kind(properties[key], f"{path}{key}")) for name, key in column_names(properties).items()
+    ]
 
 
 def _kind(schema: Schema | bool, path: str) -> _Kind:

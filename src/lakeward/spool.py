@@ -46,6 +46,9 @@ class Spool:
         emitted_at = record["emitted_at"]
         is_moment = type(emitted_at) is int and 0 <= emitted_at < _LATEST
         if made is not record["data"] or not is_clean or not is_moment:
+            if is_clean:  # orjson has made a float of an integer of many digits
+                nulled = []
+                made = self._shape.fit(json.loads(line)["record"]["data"], nulled)
             emitted_at = min(max(int(emitted_at), 0), _LATEST - 1)
             changes = [{"field": path, "change": _NULLED, "reason": _WHY} for path in dict.fromkeys(nulled)]
             line = as_line({"record": {"data": made, "emitted_at": emitted_at}, "changes": changes})

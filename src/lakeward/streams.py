@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -150,12 +150,13 @@ def how_to_read(
     modes: Sequence[str],
     cursor: list[str],
     cursor_is_fixed: bool,
-    fields: Sequence[str],
+    columns: Mapping[str, str],
 ) -> HowToRead:
     """What the stream's file asks for, as far as the source can do it.
 
-    modes, cursor, fields: what the source offers. cursor_is_fixed: it insists on its own. Raises ConfigError
-    for a cursor that nobody names, and for fields that the source does not have.
+    modes, cursor, columns: what the source offers; columns by name, each with the key it comes from.
+    cursor_is_fixed: it insists on its own. Raises ConfigError for a cursor that nobody names, and for fields
+    that the source does not have.
     """
     config, mode, note = stream.config, stream.config.sync_mode, None
     if mode not in modes:
@@ -170,13 +171,13 @@ def how_to_read(
             hint='name the column that grows with every change: "cursor_field": ["updated_at"]',
         )
     needed = (used or cursor)[:1] if mode == "incremental" else []
-    missing = [name for name in config.fields or {} if name not in fields]
+    missing = [name for name in config.fields or {} if name not in columns]
     if missing:
         raise ConfigError(
             f'{stream.path}: "fields" has {", ".join(missing)}, which the source does not',
-            hint=f"it has: {', '.join(sorted(fields))}",
+            hint=f"it has: {', '.join(sorted(columns))}",
         )
-    if config.fields is not None and not set(needed) <= set(config.fields):
+    if config.fields is not None and not set(needed) <= {columns[name] for name in config.fields}:
         raise ConfigError(
             f'{stream.path}: "fields" leaves out {needed[0]}, the cursor', hint=f'add "{needed[0]}" to them'
         )

@@ -24,7 +24,7 @@ from lakeward.masking import Mask
 from lakeward.partitions import partition_folder
 from lakeward.protocol import Message
 from lakeward.settings import inherited
-from lakeward.shapes import shape
+from lakeward.shapes import column_names, shape
 from lakeward.sources import find_source, load_sources, no_sources, selected
 from lakeward.spool import Spool
 from lakeward.streams import HowToRead, Stream, find_stream, how_to_read, no_such_stream
@@ -72,7 +72,7 @@ class SyncReport:
 
 @dataclass(frozen=True)
 class Job:
-    """is_whole: are these, for all one can read, all streams of the source that are selected?"""
+    """is_whole: are these all of the source's streams that are selected?"""
 
     source: Source
     streams: list[Stream]
@@ -100,15 +100,12 @@ def choose(
     sources, broken = load_sources(project_dir)
     if not sources and not broken:
         raise no_sources(project_dir)
-    unclear = {path.parent.name for path in broken_files}
     if not names:
-        jobs = [
-            Job(source, selected(streams, source), is_whole=source.name not in unclear) for source in sources
-        ]
+        jobs = [Job(source, selected(streams, source), is_whole=True) for source in sources]
         errors = {path.stem: str(error) for path, error in broken.items()}
         errors |= {job.source.name: _without_streams(job.source) for job in jobs if not job.streams}
     else:
-        jobs, errors = _named(project_dir, streams, unclear, names), {}
+        jobs, errors = _named(project_dir, streams, names), {}
     read = {job.source.name for job in jobs} if not names else set(names)
     errors |= {
         f"{path.parent.name}/{path.stem}": str(error)
@@ -118,9 +115,7 @@ def choose(
     return Chosen([job for job in jobs if job.streams], errors)
 
 
-def _named(
-    project_dir: Path, streams: Sequence[Stream], unclear: set[str], names: Sequence[str]
-) -> list[Job]:
+def _named(project_dir: Path, streams: Sequence[Stream], names: Sequence[str]) -> list[Job]:
     chosen: dict[str, tuple[Source, dict[str, Stream]]] = {}
     for name in names:
         source = find_source(project_dir, name.partition("/")[0])
@@ -130,12 +125,7 @@ def _named(
         if not found:
             raise ConfigError(_without_streams(source))
     return [
-        Job(
-            source,
-            list(found.values()),
-            is_whole=source.name not in unclear
-            and {stream.id for stream in selected(streams, source)} <= set(found),
-        )
+        Job(source, list(found.values()), {each.id for each in selected(streams, source)} <= set(found))
         for source, found in chosen.values()
     ]
 
@@ -144,11 +134,11 @@ def _without_streams(source: Source) -> str:
     return f"{source.path}: no stream of it is selected: add dag/streams/{source.name}/*.json"
 
 
-def open_connector(source: Source, settings: Settings, say: Say) -> Connector:
+def open_connector(source: Source, settings: Settings, folder: Path, say: Say) -> Connector:
     """The source's connector, installed and its configuration accepted by its own spec.
 
-    say: what the connector itself says. Raises ConfigError or ConnectorError. Costs a start of the program,
-    the first time.
+    folder: where it is handed its configuration, secrets and all. say: what the connector itself says.
+    Raises ConfigError or ConnectorError. Costs a start of the program, the first time.
     """
     environment = inherited()
     config, secrets = source.resolved(environment)
@@ -161,6 +151,7 @@ def open_connector(source: Source, settings: Settings, say: Say) -> Connector:
     connector = Connector(
         program,
         config,
+        folder=folder,
         environment=environment,
         mask=Mask(secrets),
         silence_seconds=settings.sync_silence_minutes * 60,
@@ -176,7 +167,9 @@ def _spec(connector: Connector, installed: Path | None) -> Message:
     if kept is None or not kept.exists():
         found = connector.spec()
         if kept is not None:
-            kept.write_text(json.dumps(found))
+            unfinished = kept.with_suffix(".unfinished")
+            unfinished.write_text(json.dumps(found))
+            unfinished.replace(kept)
         return found
     return dict(json.loads(kept.read_text()))
 
@@ -201,7 +194,7 @@ def sync(
     """
     started, began = datetime.now(UTC), time.monotonic()
     log = SyncLog(lake, job.source.name, int(started.timestamp() * 1_000_000))
-    with _alone(job.source, settings) as folder:
+    with alone(job.source, settings) as folder:
         try:
             extractions, rejected, error = _extract(
                 job, started, log, folder, settings, landing, note, say, progress, refresh=refresh
@@ -240,7 +233,7 @@ def _extract(
     refresh: bool,
 ) -> tuple[list[Extraction], list[tuple[Stream, str]], str | None]:
     """The streams that were read, why others were not, and why the source failed as a whole, if it did."""
-    connector = open_connector(job.source, settings, note)
+    connector = open_connector(job.source, settings, folder, note)
     catalog = connector.discover()
     configured: list[tuple[Stream, Message, HowToRead]] = []
     rejected: list[tuple[Stream, str]] = []
@@ -252,7 +245,7 @@ def _extract(
                 raise
             rejected.append((stream, str(wrong)))
     refreshed = [stream.name for stream, *_ in configured if refresh or _is_overwritten(stream)]
-    begun = log.begin(refreshed, is_whole=job.is_whole and not rejected)
+    begun = log.begin([stream.name for stream, *_ in configured], refreshed, anew=refresh and job.is_whole)
     staging = f"staging/{job.source.name}/"
     with open_writer(settings) as parquet, ExitStack() as spools:
         partition = partition_folder(started.date())
@@ -295,15 +288,16 @@ def _configured(stream: Stream, catalog: Sequence[Message]) -> tuple[Message, Ho
     schema = dict(entry["json_schema"])
     properties = schema.get("properties") or {}
     default = entry.get("default_cursor_field") or []
+    columns = column_names(properties)
     how = how_to_read(
         stream,
         modes=entry.get("supported_sync_modes") or ["full_refresh"],
         cursor=default,
         cursor_is_fixed=bool(entry.get("source_defined_cursor")),
-        fields=list(properties),
+        columns=columns,
     )
     if stream.config.fields is not None:
-        schema["properties"] = {name: properties[name] for name in stream.config.fields}
+        schema["properties"] = {columns[name]: properties[columns[name]] for name in stream.config.fields}
     return {
         "stream": entry | {"json_schema": schema},
         "sync_mode": how.mode,
@@ -319,7 +313,7 @@ def _is_overwritten(stream: Stream) -> bool:
 
 
 @contextmanager
-def _alone(source: Source, settings: Settings) -> Iterator[Path]:
+def alone(source: Source, settings: Settings) -> Iterator[Path]:
     """A folder for the sync's own files, empty; one sync of a source at a time on this machine."""
     home = settings.state_dir / "sync"
     home.mkdir(parents=True, exist_ok=True)

@@ -36,12 +36,15 @@ class Part:
     """What a checkpoint holds of one stream; of all of them with no stream, where the state is global.
 
     state: the connector's own message, or None where it has told none. nulled: values that did not fit.
+    generation: of the files. covers: the streams that a global state speaks of.
     """
 
     stream: str | None
     state: Message | None
     files: Sequence[StagedFile] = ()
     nulled: int = 0
+    generation: int = 0
+    covers: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -117,28 +120,32 @@ class SyncLog:
         self._fence = fence_table(f"sync {source}")
         self._number = -1
 
-    def begin(self, refreshed: Sequence[str] = (), *, is_whole: bool = True) -> Begun:
+    def begin(self, streams: Sequence[str], refreshed: Sequence[str] = (), *, anew: bool = False) -> Begun:
         """Take over from whoever synced this source before, killed or not. Sets up what is missing.
 
-        refreshed: streams that begin anew, each in its next generation, without a state. is_whole: all of the
-        source's streams are read. Raises ConfigError where one state speaks of all of them and some are not.
+        streams: all that are read. refreshed: those of them that begin anew, each in its next generation,
+        without a state. anew: the state of all streams goes as well.
+        Raises ConfigError where one state speaks of streams that are not read: it would move past them.
         """
         set_up(self._lake, [f"sync {self._source}"])
         retry(self._take)
         states, generations = self._states(), self._generations()
-        if None in states and not is_whole:
+        missing = sorted(set(self._covered()) - set(streams)) if None in states and not anew else []
+        if missing:
             raise ConfigError(
-                f"{self._source} keeps one state for all of its streams: they are synced together",
-                hint=f"lakeward sync {self._source}",
+                f"{self._source} keeps one state for all of its streams: they are synced together, "
+                f"{', '.join(missing)} too",
+                hint=f"lakeward sync {self._source}; --refresh begins anew with the streams there are",
             )
-        for stream in refreshed:
-            generations[stream] = generations.get(stream, 0) + 1
-            self._insert("refresh", self._number, stream=stream, generation=generations[stream])
-        if refreshed and None in states:
-            self._insert("refresh", self._number, stream=None)
-            states.pop(None)
+        with self._lake.transaction():
+            for stream in refreshed:
+                generations[stream] = generations.get(stream, 0) + 1
+                self._insert("refresh", self._number, stream=stream, generation=generations[stream])
+            if anew and None in states:
+                self._insert("refresh", self._number, stream=None)
+                states.pop(None)
         states = {stream: state for stream, state in states.items() if stream not in refreshed}
-        return Begun(states, generations, self._leftovers(refreshed))
+        return Begun(states, generations, self._leftovers())
 
     def checkpoint(self, parts: Sequence[Part]) -> None:
         """All parts in one snapshot, or none. Raises WriterConflict when another sync has begun since."""
@@ -151,8 +158,10 @@ class SyncLog:
                     stream=part.stream,
                     state=json.dumps(part.state) if part.state is not None else None,
                     files=json.dumps([vars(file) for file in part.files]),
+                    covers=json.dumps(list(part.covers)),
                     records=sum(file.rows for file in part.files),
                     nulled=part.nulled,
+                    generation=part.generation,
                 )
         self._number = number
 
@@ -193,28 +202,41 @@ class SyncLog:
             states[stream] = json.loads(state)
         return states
 
-    def _leftovers(self, refreshed: Sequence[str]) -> list[StagedFile]:
-        """Of streams that are read anew the records come again: what was staged of them may go."""
+    def _covered(self) -> list[str]:
+        """The streams of the last state that is one for all."""
+        rows = self._lake.query(
+            f"select max_by(covers, checkpoint) from {META}.sync_log "
+            "where source = ? and event = 'checkpoint' and stream is null",
+            [self._source],
+        )
+        return list(json.loads(rows[0][0] or "[]"))
+
+    def _leftovers(self) -> list[StagedFile]:
+        """Not of streams that have begun anew since: their records come again."""
         rows = self._lake.query(
             f"""
-            select stream, files from {META}.sync_log
+            select files from {META}.sync_log as log
             where source = $source and event = 'checkpoint' and checkpoint > coalesce((
                 select max(checkpoint) from {META}.sync_log where source = $source and event = 'published'
-            ), -1)""",
+            ), -1) and not exists (
+                select 1 from {META}.sync_log as later where later.source = $source
+                    and later.event = 'refresh' and later.stream = log.stream
+                    and later.checkpoint > log.checkpoint
+            )""",
             {"source": self._source},
         )
-        return [
-            StagedFile(**file)
-            for stream, files in rows
-            if stream not in refreshed
-            for file in json.loads(files)
-        ]
+        return [StagedFile(**file) for (files,) in rows for file in json.loads(files)]
 
     def _generations(self) -> dict[str, int]:
+        """Of each stream, by its own refreshes and by what a server may have landed in the same place."""
         rows = self._lake.query(
-            f"select stream, max(generation) from {META}.sync_log "
-            "where source = ? and event = 'refresh' and stream is not null group by stream",
-            [self._source],
+            f"""
+            select stream, max(generation) from (
+                select stream, generation from {META}.sync_log where source = $source and event = 'refresh'
+                union all
+                select stream, generation from {META}.feeder_log where source = $source and event = 'applied'
+            ) where stream is not null and generation is not null group by stream""",
+            {"source": self._source},
         )
         return dict(rows)
 

@@ -6,13 +6,15 @@ records between two states (0: none at all). `modes`, `schema`: what discover sa
 record. `say`: lines printed as they are before the first record. `die_at`: the id before which it fails, by
 `die_by`: exit (code 3, no reason), trace (a TRACE ERROR of the stream, code 1) or silence (it hangs).
 `scope`: STREAM, GLOBAL or LEGACY states. `leave_behind`: seconds that a child of it
-keeps its output open. `token` is a secret. `noise` goes to standard error.
+keeps its output open. `ends_untold`: no state after the last record. `deaf`: it heeds no SIGTERM.
+`token` is a secret. `noise` goes to standard error.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -81,7 +83,7 @@ def read(config: Json, catalog: Json, states: list[Json]) -> None:
             if every and unsaid == every:
                 tell(name, reached, unsaid, scope)
                 unsaid = 0
-        if every:
+        if every and not config.get("ends_untold"):
             tell(name, reached, unsaid, scope)
         status(name, "COMPLETE")
 
@@ -101,6 +103,8 @@ def status(name: str, word: str) -> None:
 
 
 def die(how: str, name: str, config: Json) -> NoReturn:
+    if config.get("deaf"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if how == "silence":
         time.sleep(600)
     if how == "trace":

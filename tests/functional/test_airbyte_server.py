@@ -144,10 +144,17 @@ def test_the_last_stream_cannot_be_taken_out_so_the_connection_rests(server: Ser
 
 def test_a_source_without_streams_is_never_connected_to_all_of_them(server: Server) -> None:
     (server.lake.project_dir / "dag/streams/shopify/orders.json").unlink()
+    server.lake.write("sources/klaviyo.yml", KLAVIYO)
+    server.environment["KEY"] = "klaviyo-secret"
+    for stream in ("events", "ghosts"):
+        server.lake.write(f"dag/streams/klaviyo/{stream}.json", "{}")
+    server.fake.catalogs["klaviyo"] = [Discovered("events")]
     failed = server.run("apply")
     assert failed.returncode == 1
-    assert "it has no streams" in failed.stderr
-    assert not server.fake.connections
+    assert "shopify has no streams to connect" in failed.stderr
+    assert "ghosts.json: the source has no stream ghosts" in failed.stderr
+    assert server.connection["name"] == "klaviyo to lakeward"
+    assert server.modes == {"events": "incremental_append"}
 
 
 def test_what_the_stream_file_says_reaches_the_connection(server: Server) -> None:
@@ -170,6 +177,8 @@ def test_what_the_stream_file_says_reaches_the_connection(server: Server) -> Non
     assert "shopify/customers: the source cannot read it incremental" in server.run("plan").stdout
     assert server.run("plan", "--detailed-exitcode").returncode == 0
 
+    server.lake.write("dag/streams/shopify/orders.json", json.dumps(stream | {"primary_key": [["note"]]}))
+    assert "stream ~ orders: primaryKey: id -> note" in server.apply()
     server.lake.write("dag/streams/shopify/orders.json", '{"cursor_field": ["moment"]}')
     assert "stream ~ orders: fields: id, moment -> all" in server.apply()
 

@@ -9,6 +9,8 @@ import json
 import os
 import signal
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -316,8 +318,8 @@ def test_whoever_began_before_writes_no_more(shop: Shop) -> None:
     with open_lake(settings) as lake:
         assert lake is not None
         older, newer = SyncLog(lake, "shop", 1), SyncLog(lake, "shop", 2)
-        older.begin()
-        newer.begin()
+        older.begin(["items"])
+        newer.begin(["items"])
         with pytest.raises(WriterConflict, match="another sync of shop has begun"):
             older.checkpoint([Part("items", {"type": "STREAM"})])
         newer.checkpoint([Part("items", {"type": "STREAM"})])
@@ -376,8 +378,7 @@ def test_two_syncs_of_a_source_at_once_are_refused(shop: Shop) -> None:
     shop.says(die_at=17, die_by="silence")
     running = launcher().start("lakeward", "sync", "shop", cwd=shop.lake.root)
     lock = shop.lake.root / ".lake" / "sync" / "shop" / "items.ndjson"
-    while not lock.exists():
-        os.sched_yield()
+    wait_for(lock.exists)
     second = shop.sync()
     running.kill(2)
     assert running.wait().returncode == 130
@@ -531,6 +532,8 @@ MESSAGES = [
     {"type": "STATE"}, {"type": "STATE", "state": {"stream": {"stream_descriptor": "items"}}},
     {"type": "STATE", "state": {"sourceStats": {"recordCount": "x"}}},
     {"type": "TRACE"}, {"type": "TRACE", "trace": "text"}, {"type": "LOG", "log": "text"},
+    {"type": "STATE", "state": {"sourceStats": {"recordCount": float("nan")}}},
+    {"type": "RECORD", "record": {"stream": "items", "data": {}, "emitted_at": float("inf")}},
 ]  # fmt: skip
 
 
@@ -566,7 +569,14 @@ def test_a_state_of_all_streams_is_not_continued_for_some_of_them(shop: Shop) ->
     assert shop.sync().returncode == 0
     part = shop.sync("shop/items")
     assert part.returncode == 2
-    assert "shop keeps one state for all of its streams: they are synced together" in part.stderr
+    assert "shop keeps one state for all of its streams: they are synced together, notes too" in part.stderr
+    for text in ("{", '{"selected": false}'):  # nor where a file leaves one out
+        shop.lake.write("dag/streams/shop/notes.json", text)
+        left_out = shop.sync()
+        assert left_out.returncode in (1, 2)
+        assert "notes too" in left_out.stderr
+    shop.lake.write("dag/streams/shop/notes.json", "{}")
+    assert shop.sync().returncode == 0
     shop.says(scope="STREAM", streams={"items": 30, "notes": 9})
     changed = shop.sync()
     assert changed.returncode == 1
@@ -629,3 +639,72 @@ def test_a_record_that_only_duckdb_refuses_is_written_anew(shop: Shop) -> None:
     shop.says(say=[twice, json.dumps({"type": "RECORD", "record": far})], state_every=0)
     assert shop.sync("shop/items").returncode == 0
     assert shop.landed() == [*range(25), 1001, 1002]
+
+
+def wait_for(happened: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_killed_sync_leaves_its_secrets_nowhere(shop: Shop) -> None:
+    shop.says(token="${SHOP_TOKEN}", die_at=17, die_by="silence")
+    env = dict(os.environ, SHOP_TOKEN="tok-very-secret")
+    running = launcher().start("lakeward", "sync", "shop", cwd=shop.lake.root, env=env)
+    folder = shop.lake.root / ".lake" / "sync" / "shop"
+    wait_for(lambda: list(folder.glob("*/catalog.json")))
+    running.kill()
+    running.wait()
+    assert list(folder.glob("*/config.json"))
+    shop.says(die_at=None)
+    assert shop.sync(env={"SHOP_TOKEN": "tok-very-secret"}).returncode == 0
+    assert not list(shop.lake.root.rglob("config.json"))
+
+
+def test_a_stop_that_is_interrupted_still_ends_the_connector(shop: Shop) -> None:
+    shop.says(die_at=17, die_by="silence", deaf=True)
+    running = launcher().start("lakeward", "sync", "shop", cwd=shop.lake.root)
+    wait_for(lambda: list((shop.lake.root / ".lake" / "sync" / "shop").glob("items.ndjson")))
+    time.sleep(1)
+    running.kill(signal.SIGINT)
+    time.sleep(1)
+    running.kill(signal.SIGINT)
+    running.wait()
+    told = subprocess.run(["pgrep", "-f", f"{CONNECTOR} read .*{shop.lake.root}"], check=False)
+    assert told.returncode == 1, "the connector is still there"
+
+
+def test_a_field_that_parquet_names_otherwise_is_chosen_by_its_column(shop: Shop) -> None:
+    shop.says(schema={"flow-actions": {"type": "string"}}, extra={"flow-actions": "a"})
+    shop.lake.cli("airbyte", "discover", "shop")
+    fields = {"id": "integer", "flow_actions": "string"}
+    shop.lake.write("dag/streams/shop/items.json", json.dumps({"fields": fields}))
+    assert "0 errors" in shop.lake.cli("check").stdout
+    assert shop.sync("shop/items").returncode == 0
+    files = [str(path) for path in (shop.lake.landing / "raw/shop/items").rglob("*.parquet")]
+    with duckdb.connect() as con:
+        assert con.execute("select distinct flow_actions from read_parquet(?)", [files]).fetchall() == [
+            ("a",)
+        ]
+
+
+def test_digits_of_a_record_that_is_written_anew_are_kept(shop: Shop) -> None:
+    number = 123456789012345678901234
+    shop.says(
+        schema={"text": {"type": "string"}, "count": {"type": "integer"}},
+        extra={"text": number, "count": "many"},
+    )
+    assert shop.sync("shop/items").returncode == 0
+    files = [str(path) for path in (shop.lake.landing / "raw/shop/items").rglob("*.parquet")]
+    with duckdb.connect() as con:
+        assert con.execute("select distinct text from read_parquet(?)", [files]).fetchall() == [
+            (str(number),)
+        ]
+
+
+def test_records_after_the_last_state_of_all_streams_are_told(shop: Shop) -> None:
+    shop.says(scope="GLOBAL", state_every=10, streams={"items": 25, "notes": 5}, ends_untold=True)
+    told = shop.sync()
+    assert told.returncode == 0, told.stderr
+    assert "shop/items: the connector told no state after its last 5 records" in told.stderr

@@ -52,8 +52,12 @@ def find(airbyte: Airbyte, wanted: Wanted, lake: Lake | None) -> Found:
 
 def apply(
     changes: Sequence[Change], found: Found, airbyte: Airbyte, lake: Lake, done: Callable[[Change], None]
-) -> None:
-    """All changes, in their order. Raises AirbyteError at the first that fails, with what was not done."""
+) -> list[str]:
+    """All changes, in their order; what a file must be edited for is told at the end, the rest is made.
+
+    Raises AirbyteError at the first that the server refuses, with what was not done.
+    """
+    problems: list[str] = []
     set_up(lake, [])
     ids: dict[tuple[str, str], str] = {}
     for kind, there in (("source", found.sources), ("destination", found.destinations)):
@@ -63,8 +67,11 @@ def apply(
     ids |= {key: id_ for key, id_ in found.named.items() if id_ in ids.values()}
     for number, change in enumerate(changes):
         try:
-            key = _perform(change, ids, airbyte)
-        except (AirbyteError, ConfigError) as error:
+            key = _perform(change, ids, airbyte, problems)
+        except ConfigError as error:
+            problems.append(str(error))
+            continue
+        except AirbyteError as error:
             rest = ", ".join(f"{each.sign} {each.kind} {each.name}" for each in changes[number:])
             raise AirbyteError(
                 f"{change.sign} {change.kind} {change.name}: {error}",
@@ -83,9 +90,10 @@ def apply(
             ],
         )
         done(change)
+    return problems
 
 
-def _perform(change: Change, ids: dict[tuple[str, str], str], airbyte: Airbyte) -> str:
+def _perform(change: Change, ids: dict[tuple[str, str], str], airbyte: Airbyte, problems: list[str]) -> str:
     """The server's id of what was changed."""
     path = f"/{change.kind}s"
     if change.sign == "-":
@@ -103,20 +111,25 @@ def _perform(change: Change, ids: dict[tuple[str, str], str], airbyte: Airbyte) 
         }  # fmt: skip
         body = body | ends
         if "configurations" not in body:
-            body = body | {"configurations": {"streams": _streams(change.wanted, ends, airbyte)}}
+            body = body | {"configurations": {"streams": _streams(change.wanted, ends, airbyte, problems)}}
         if not body["configurations"]["streams"]:  # the server would take all there are
             raise ConfigError("it has no streams", hint=f"add dag/streams/{change.wanted.source}/*.json")
     return str(airbyte.call("POST", path, body)[f"{change.kind}Id"])
 
 
-def _streams(connection: WantedConnection, ends: dict[str, str], airbyte: Airbyte) -> list[Json]:
+def _streams(
+    connection: WantedConnection, ends: dict[str, str], airbyte: Airbyte, problems: list[str]
+) -> list[Json]:
     """Of a source or destination that was not there when the plan was made."""
     offered = airbyte.streams(ends["sourceId"], ends["destinationId"])
     bodies = []
     for stream in connection.streams:
-        if stream.name not in offered:
-            raise no_such_stream(stream, offered)
-        bodies.append(stream_body(stream, offered[stream.name], None)[0])
+        try:
+            if stream.name not in offered:
+                raise no_such_stream(stream, offered)
+            bodies.append(stream_body(stream, offered[stream.name], None)[0])
+        except ConfigError as error:
+            problems.append(str(error))
     return bodies
 
 

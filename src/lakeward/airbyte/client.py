@@ -133,7 +133,7 @@ class Airbyte:
             answer = self._http.post(f"{_ROOT}/applications/token", json=asked)
             if answer.status_code >= 400:
                 raise AirbyteError(
-                    f"{self._settings.airbyte_url} refused airbyte_client_id: {self.mask(_words(answer))}",
+                    f"{self._settings.airbyte_url} refused airbyte_client_id: {self._said(answer)}",
                     hint="make an application in Airbyte's settings, and set its id and secret",
                 )
             self._token = self._understood("POST", "/applications/token", answer)["access_token"]
@@ -157,7 +157,7 @@ class Airbyte:
                 403: "the application or user may not do this in this workspace",
             }.get(answer.status_code)
             raise AirbyteError(
-                f"Airbyte answered {answer.status_code} to {method} {path}: {self.mask(_words(answer))}",
+                f"Airbyte answered {answer.status_code} to {method} {path}: {self._said(answer)}",
                 hint=hint,
             )
         if answer.status_code == 204 or not answer.content:
@@ -169,6 +169,9 @@ class Airbyte:
                 f"Airbyte answered {method} {path} with no JSON: {self.mask(answer.text)[:200]}",
                 hint="is airbyte_url the server's own address, without a path?",
             ) from error
+
+    def _said(self, answer: httpx.Response) -> str:
+        return self.mask(_words(answer))[:500]
 
     def _silent(self, method: str, path: str, error: Exception, *, was_sent: bool) -> AirbyteError:
         if was_sent and method == "POST":
@@ -210,9 +213,9 @@ def _words(answer: httpx.Response) -> str:
     try:
         body = answer.json()
     except ValueError:
-        return answer.text.strip()[:500] or answer.reason_phrase
+        return answer.text.strip() or answer.reason_phrase
     if not isinstance(body, dict):
-        return str(body)[:500]
+        return str(body)
     data = body.get("data")
     inner = data if isinstance(data, dict) else {}
     found = [inner.get("message"), body.get("message"), body.get("detail")]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lakeward.airbyte.wanted import DESTINATION, Wanted, WantedActor, WantedConnection
 from lakeward.errors import ConfigError
+from lakeward.shapes import column_names
 from lakeward.streams import how_to_read, no_such_stream
 
 if TYPE_CHECKING:
@@ -80,20 +81,7 @@ def plan(wanted: Wanted, found: Found, workspace: str, *, prune: bool) -> Plan:
             ids[actor.kind, actor.name] = known[f"{actor.kind}Id"]
             made.changes.extend(_changed_actor(actor, known, found.applied, made.problems))
     for connection in wanted.connections:
-        known = _only("connection", connection.name, found.connections, found)
-        ends = ids.get(("source", connection.source)), ids.get(("destination", DESTINATION))
-        offered = found.streams.get(ends[0] or "") if None not in ends else None
-        streams = None if offered is None else _streams(connection, offered, known, made)
-        if known is None:
-            made.changes.append(_new_connection(connection, streams))
-        elif ends != (known.get("sourceId"), known.get("destinationId")):
-            made.problems.append(
-                f"Airbyte's connection {known['name']} does not go from the source {connection.source} "
-                f"to the destination {DESTINATION}: rename it there, or delete it"
-            )
-        else:
-            made.changes.extend(_changed_connection(connection, known, streams))
-        made.notes.extend(_rivals(connection, known, found, ends))
+        _plan_connection(connection, found, ids, made)
     kept = {change.id for change in made.changes}
     names = {key: name for (kind, name), key in found.named.items() if kind == "connection"}
     for known in found.connections:
@@ -111,6 +99,29 @@ def plan(wanted: Wanted, found: Found, workspace: str, *, prune: bool) -> Plan:
     return made
 
 
+def _plan_connection(
+    connection: WantedConnection, found: Found, ids: Mapping[tuple[str, str], str], made: Plan
+) -> None:
+    known = _only("connection", connection.name, found.connections, found)
+    ends = ids.get(("source", connection.source)), ids.get(("destination", DESTINATION))
+    offered = found.streams.get(ends[0] or "") if None not in ends else None
+    streams = None if offered is None else _streams(connection, offered, known, made)
+    if known is None and not (connection.streams if streams is None else streams):
+        made.problems.append(
+            f"{connection.source} has no streams to connect: add dag/streams/{connection.source}/*.json"
+        )
+    elif known is None:
+        made.changes.append(_new_connection(connection, streams))
+    elif ends != (known.get("sourceId"), known.get("destinationId")):
+        made.problems.append(
+            f"Airbyte's connection {known['name']} does not go from the source {connection.source} "
+            f"to the destination {DESTINATION}: rename it there, or delete it"
+        )
+    else:
+        made.changes.extend(_changed_connection(connection, known, streams))
+    made.notes.extend(_rivals(connection, known, found, ends))
+
+
 def fingerprint(configuration: Json, salt: str) -> str:
     """Of a configuration with its secrets: tells whether they have changed, and not what they are."""
     text = json.dumps(configuration, sort_keys=True).encode()
@@ -124,12 +135,14 @@ def stream_body(stream: Stream, offered: Json, known: Json | None) -> tuple[Json
     are left to it. Raises ConfigError for what cannot be.
     """
     modes = {mode.partition("_")[0] for mode in offered.get("syncModes") or ["incremental_", "full_"]}
+    # A field may be told with its inner ones; the order is not the source's.
+    columns = column_names(sorted({path[0] for path in offered.get("propertyFields") or []}))
     how = how_to_read(
         stream,
         modes=[mode for mode in ("incremental", "full_refresh") if mode.partition("_")[0] in modes],
         cursor=offered.get("defaultCursorField") or [],
         cursor_is_fixed=bool(offered.get("sourceDefinedCursorField")),
-        fields=[path[0] for path in offered.get("propertyFields") or []],
+        columns=columns,
     )
     body: Json = {key: known[key] for key in _KEPT_OF_A_STREAM if known and known.get(key)}
     body |= {"name": stream.name, "syncMode": f"{how.mode}_{stream.config.destination_sync_mode}"}
@@ -138,7 +151,7 @@ def stream_body(stream: Stream, offered: Json, known: Json | None) -> tuple[Json
     if stream.config.primary_key and not offered.get("sourceDefinedPrimaryKey"):
         body["primaryKey"] = stream.config.primary_key
     if stream.config.fields is not None:
-        body["selectedFields"] = [{"fieldPath": [name]} for name in stream.config.fields]
+        body["selectedFields"] = [{"fieldPath": [columns[name]]} for name in stream.config.fields]
     return body, f"{stream.id}: {how.note}" if how.note else None
 
 
@@ -300,15 +313,16 @@ def _configured(connection: Json) -> list[Json]:
 def _comparable(stream: Json) -> Json:
     """What lakeward decides of a stream; no selection is all fields, however the server writes that."""
     selected = frozenset(each["fieldPath"][0] for each in stream.get("selectedFields") or [])
-    return {"syncMode": stream.get("syncMode"), "fields": selected} | (
-        {"cursorField": stream["cursorField"]} if stream.get("cursorField") else {}
-    )
+    own = {key: stream[key] for key in ("cursorField", "primaryKey") if stream.get(key)}
+    return {"syncMode": stream.get("syncMode"), "fields": selected} | own
 
 
 def _told(value: Any) -> str:
     if isinstance(value, frozenset):
         return ", ".join(sorted(value)) or "all"
-    return ".".join(value) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return ", ".join(".".join(each) if isinstance(each, list) else str(each) for each in value)
+    return str(value)
 
 
 def _schedule(schedule: Json) -> str:
