@@ -67,6 +67,11 @@ class Extraction:
         return self.mode == "incremental"
 
     @property
+    def is_settled(self) -> bool:
+        """Has all of it come, and does a state speak of it, where one is needed to go on?"""
+        return self.is_complete and not (self.is_incremental and self.spool.uncovered)
+
+    @property
     def is_due(self) -> bool:
         waited = time.monotonic() - self.saved >= _CHECKPOINT_SECONDS
         return bool(self.parts) or self.spool.size >= _ROLL_BYTES / 2 or waited
@@ -256,7 +261,7 @@ class Reader:
             one = self._extractions.get(status["stream_descriptor"]["name"])
             if one is not None and status["status"] == "COMPLETE" and one.error is None:
                 one.is_complete = True
-                if not self._has_one_state:
+                if one.is_settled and not self._has_one_state:
                     self._close(one)
                     self._checkpoint([one])
             elif one is not None and status["status"] == "INCOMPLETE":
@@ -287,7 +292,7 @@ class Reader:
         everything = list(self._extractions.values())
         failed = error is not None or any(one.error for one in everything)
         for one in everything:
-            if not failed or (one.is_complete and one.error is None and not self._has_one_state):
+            if not failed or (one.is_settled and one.error is None):
                 self._close(one)
                 continue
             one.error = one.error or error

@@ -708,3 +708,12 @@ def test_records_after_the_last_state_of_all_streams_are_told(shop: Shop) -> Non
     told = shop.sync()
     assert told.returncode == 0, told.stderr
     assert "shop/items: the connector told no state after its last 5 records" in told.stderr
+
+
+def test_what_no_state_speaks_of_does_not_land_when_another_stream_fails(shop: Shop) -> None:
+    shop.says(scope="GLOBAL", state_every=20, streams={"items": 5, "notes": 19}, die_at=15, ends_untold=True)
+    assert shop.sync().returncode == 1  # items is complete, and the first state of all has not been told
+    assert (shop.landed("items"), shop.landed("notes")) == ([], [])
+    shop.says(die_at=None, ends_untold=None)
+    assert shop.sync().returncode == 0
+    assert (shop.landed("items"), shop.landed("notes")) == (list(range(5)), list(range(19)))
