@@ -128,6 +128,7 @@ def test_a_vendor_that_is_away_for_a_while_costs_patience_and_nothing_else(shop:
     assert shop.held() == shop.sent()
 
 
+@pytest.mark.slow
 def test_a_key_that_is_wrong_is_said_in_the_vendors_words(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

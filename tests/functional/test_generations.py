@@ -143,6 +143,7 @@ def test_a_refresh_that_finds_nothing_empties_the_model(shop: Shop) -> None:
     assert held(shop.lake) == []
 
 
+@pytest.mark.slow
 def test_a_refresh_killed_at_any_step_loses_nothing(shop: Shop) -> None:
     shop.says(scope="GLOBAL")
     shop.sync()

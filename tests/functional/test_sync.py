@@ -610,6 +610,7 @@ def test_a_sync_that_could_not_even_begin_turns_status_red(shop: Shop) -> None:
     assert "gone: cannot be run" in status.stdout
 
 
+@pytest.mark.slow
 def test_a_staged_file_that_is_lost_is_told_and_a_refresh_gets_past_it(shop: Shop) -> None:
     for step in range(9, 60):
         shop.says(streams={"items": 25 * step, "notes": 5})
