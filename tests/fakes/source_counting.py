@@ -106,6 +106,7 @@ def die(how: str, name: str, config: Json) -> NoReturn:
     if config.get("deaf"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if how == "silence":
+        print("silent from here on", file=sys.stderr, flush=True)
         time.sleep(600)
     if how == "trace":
         error = {"message": f"no access with {config.get('token')}", "stream_descriptor": {"name": name}}

@@ -69,6 +69,14 @@ class Shop:
                 n for (n,) in con.execute("select id from read_parquet(?) order by id", [files]).fetchall()
             ]
 
+    def has_fallen_silent(self) -> bool:
+        """Has a connector that hangs said all that it will, and was it heard?"""
+        log = self.lake.root / ".lake" / "logs" / "sync-shop.log"
+        if not log.exists() or "silent from here on" not in log.read_text():
+            return False
+        time.sleep(1)
+        return True
+
     def said(self) -> str:
         """What the connector said."""
         return (self.lake.root / ".lake" / "logs" / "sync-shop.log").read_text()
@@ -377,8 +385,7 @@ def test_killed_at_any_step_it_loses_and_doubles_nothing(
 def test_two_syncs_of_a_source_at_once_are_refused(shop: Shop) -> None:
     shop.says(die_at=17, die_by="silence")
     running = launcher().start("lakeward", "sync", "shop", cwd=shop.lake.root)
-    lock = shop.lake.root / ".lake" / "sync" / "shop" / "items.ndjson"
-    wait_for(lock.exists)
+    wait_for(shop.has_fallen_silent)
     second = shop.sync()
     running.kill(2)
     assert running.wait().returncode == 130
@@ -666,8 +673,7 @@ def test_a_killed_sync_leaves_its_secrets_nowhere(shop: Shop) -> None:
 def test_a_stop_that_is_interrupted_still_ends_the_connector(shop: Shop) -> None:
     shop.says(die_at=17, die_by="silence", deaf=True)
     running = launcher().start("lakeward", "sync", "shop", cwd=shop.lake.root)
-    wait_for(lambda: list((shop.lake.root / ".lake" / "sync" / "shop").glob("items.ndjson")))
-    time.sleep(1)
+    wait_for(shop.has_fallen_silent)
     running.kill(signal.SIGINT)
     time.sleep(1)
     running.kill(signal.SIGINT)
