@@ -99,7 +99,7 @@ def status(
     jobs = manifest.jobs(streams)
     readings = read(lake, feedable(jobs), settings, now, fences=False) if lake is not None else {}
     marts = plan_build(manifest, lake) if lake is not None and readings else []
-    syncs = last_syncs(lake) if lake is not None else {}
+    syncs = last_syncs(lake) if lake is not None and readings else {}
     found = []
     for stream, models in jobs:
         reading = readings.get(stream.id) or UNREAD

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from lakeward.errors import ConfigError, WriterConflict
-from lakeward.meta import META, fence_table, relations, retry, set_up
+from lakeward.meta import META, fence_table, retry, set_up
 
 if TYPE_CHECKING:
     from lakeward.lake import Lake
@@ -83,8 +83,11 @@ class LastSync:
 
 
 def last_syncs(lake: Lake) -> dict[str, LastSync]:
-    """By stream id. One query where nothing was ever synced, two where something was. Read-only."""
-    if ("meta", "sync_log") not in relations(lake):
+    """By stream id, of a lake whose ledger is set up. Read-only. One query; none of the ledger where nothing
+    was ever synced.
+    """
+    ((is_any,),) = lake.query(f"select exists (from {META}.sync_log where event in ('done', 'failed'))")
+    if not is_any:
         return {}
     rows = lake.query(
         f"""
