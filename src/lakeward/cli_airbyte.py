@@ -89,10 +89,9 @@ def airbyte_sync(source: SourceName, json: Json = False) -> None:
         console.print_json(job | {"rowsLanded": rows})
     else:
         console.out.print(escape(console.job_line(source, job)), soft_wrap=True)
-    if rows is not None and rows != job.get("rowsSynced"):
-        console.err.print(
-            f"{source}: the server says it sent {job.get('rowsSynced'):,} records; {rows:,} landed"
-        )
+    sent = job.get("rowsSynced")
+    if rows is not None and sent is not None and rows != sent:
+        console.err.print(f"{source}: the server says it sent {sent:,} records; {rows:,} landed")
         raise typer.Exit(1)
 
 

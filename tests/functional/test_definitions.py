@@ -303,5 +303,15 @@ def test_a_source_is_a_job_with_its_schedule_that_says_what_landed(
         assert landed.asset_materialization is not None
         assert landed.asset_materialization.metadata["records"].value == 3
 
+        items.add_stream("shop/a_ghost")  # before items by name, and not read
+        items.write("sources/shop.yml", json.dumps(source | {"config": {"streams": {"items": 9}}}))
+        again = build_definitions(items.root).resolve_job_def("sync_shop")
+        assert not again.execute_in_process(instance=instance, raise_on_error=False).success
+        landed = instance.get_latest_materialization_event(dg.AssetKey(["landing", "shop", "items"]))
+        assert landed is not None
+        assert landed.asset_materialization is not None
+        assert landed.asset_materialization.metadata["records"].value == 6
+        assert not instance.get_latest_materialization_event(dg.AssetKey(["landing", "shop", "a_ghost"]))
+
     monkeypatch.setenv("LAKEWARD_AIRBYTE_URL", "https://airbyte.example")  # a server syncs, so we do not
     assert "sync_shop" not in {job.name for job in build_definitions(items.root).jobs or ()}

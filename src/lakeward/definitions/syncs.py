@@ -39,10 +39,11 @@ def _job(source: Source, project: Project) -> dg.JobDefinition:
                 settings=project.settings, lake=tools.lake, landing=tools.landing,
                 note=context.log.debug, say=context.log.info, progress=context.log.debug,
             )  # fmt: skip
-        for stream, told in zip(streams, report.streams, strict=True):
+        landed_keys = {stream.id: landed_key(stream) for stream in streams}
+        for told in report.streams:
             if told.files:
                 numbers = {"records": told.records, "files": told.files, "bytes": told.bytes}
-                context.log_event(dg.AssetMaterialization(landed_key(stream), metadata=numbers))
+                context.log_event(dg.AssetMaterialization(landed_keys[told.stream], metadata=numbers))
         lines = sync_lines(report)
         if report.failed:
             raise dg.Failure("\n".join(lines), allow_retries=False)
