@@ -20,7 +20,7 @@ import typer
 from rich.markup import escape
 
 from lakeward import console
-from lakeward.cli_airbyte import airbyte
+from lakeward.cli_airbyte import Json, airbyte
 from lakeward.errors import ConfigError, LakewardError, NothingSelected
 from lakeward.lake import attach_statements, open_lake
 from lakeward.landing import open_landing
@@ -51,7 +51,6 @@ StreamArgument = Annotated[str, typer.Argument(metavar="SOURCE/STREAM", help="As
 StreamsArgument = Annotated[
     list[str] | None, typer.Argument(metavar="SOURCE/STREAM", help="Default: every stream.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Keep going until interrupted.")]
 
 

@@ -42,6 +42,15 @@ class Outcome:
     lines: list[str]
     record: dict[str, Any]
 
+    def then(self, other: Outcome) -> Outcome:
+        """Both as one."""
+        return Outcome(
+            good=self.good and other.good,
+            idle=self.idle and other.idle,
+            lines=self.lines + other.lines,
+            record=self.record | other.record,
+        )
+
     def show(self, *, json: bool) -> None:
         if json:
             console.print_json(self.record)
@@ -252,27 +261,14 @@ def sync_feed_and_build(project: Project, tools: Tools, rest: Rest) -> Outcome:
     except LakewardError as error:  # what has landed already is fed all the same
         console.err.print(escape(str(error)), soft_wrap=True)
         synced = Outcome(good=False, idle=True, lines=[], record={"sources": [], "errors": [str(error)]})
-    rest_of_it = feed_and_build(project, tools, rest)
-    return Outcome(
-        good=synced.good and rest_of_it.good,
-        idle=synced.idle and rest_of_it.idle,
-        lines=synced.lines + rest_of_it.lines,
-        record=synced.record | rest_of_it.record,
-    )
+    return synced.then(feed_and_build(project, tools, rest))
 
 
 def feed_and_build(project: Project, tools: Tools, rest: Rest) -> Outcome:
     """Every stream, then the marts that what arrived has made stale."""
     if not project.streams:
         raise ConfigError("the lake has no streams", hint="add dag/streams/{source}/{stream}.json with {}")
-    fed = feed(project.streams, project, tools, rest)
-    built = build(project, tools, rest)
-    return Outcome(
-        good=fed.good and built.good,
-        idle=fed.idle and built.idle,
-        lines=fed.lines + built.lines,
-        record=fed.record | built.record,
-    )
+    return feed(project.streams, project, tools, rest).then(build(project, tools, rest))
 
 
 def _count(number: int, thing: str) -> str:

@@ -94,11 +94,11 @@ class Spool:
         return int(rows)
 
     def _write_lines_anew(self) -> None:
-        decode, anew = json.loads, self._path.with_suffix(".anew")
+        anew = self._path.with_suffix(".anew")
         with anew.open("wb") as lines:
             self._file.seek(0)
             for line in self._file:
-                lines.write(as_line(decode(line)))
+                lines.write(as_line(json.loads(line)))
         anew.replace(self._path)
         self._file.close()
         self._file = self._path.open("r+b")

@@ -10,15 +10,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lakeward.errors import ConfigError, WriterConflict
 from lakeward.meta import META, fence_table, retry, set_up
 
 if TYPE_CHECKING:
     from lakeward.lake import Lake
-
-Message = dict[str, Any]
+    from lakeward.protocol import Message
 
 
 @dataclass(frozen=True)
@@ -83,9 +82,7 @@ class LastSync:
 
 
 def last_syncs(lake: Lake) -> dict[str, LastSync]:
-    """By stream id, of a lake whose ledger is set up. Read-only. One query; none of the ledger where nothing
-    was ever synced.
-    """
+    """By stream id, of a lake whose ledger is set up. Read-only: a query, and another where any was synced."""
     ((is_any,),) = lake.query(f"select exists (from {META}.sync_log where event in ('done', 'failed'))")
     if not is_any:
         return {}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lakeward.airbyte.plan import Change, Found, fingerprint, stream_body
+from lakeward.airbyte.plan import Change, Found, Plan, fingerprint, only, stream_bodies
 from lakeward.airbyte.wanted import DESTINATION, Wanted, WantedActor, WantedConnection
 from lakeward.errors import AirbyteError, ConfigError
 from lakeward.meta import META, relations, set_up
-from lakeward.streams import no_such_stream
 
 if TYPE_CHECKING:
     from lakeward.airbyte.client import Airbyte
@@ -33,12 +32,13 @@ def find(airbyte: Airbyte, wanted: Wanted, lake: Lake | None) -> Found:
     )
     applied = [row for row in rows if row[4] != "deleted"]
     named = {(kind, name): key for kind, name, key, *_ in applied}
-    ours = _id_of("destination", DESTINATION, destinations, named)
+    ours = only("destination", DESTINATION, destinations, named)
     streams = {}
     for connection in wanted.connections:
-        source = _id_of("source", connection.source, sources, named)
+        source = only("source", connection.source, sources, named)
         if source is not None and ours is not None:  # without both the server does not say how it can be read
-            streams[source] = _offered(airbyte, source, ours, connection)
+            key, to = source["sourceId"], ours["destinationId"]
+            streams[key] = _offered(airbyte, key, to, connection)
     return Found(
         sources,
         destinations,
@@ -59,11 +59,8 @@ def apply(
     """
     problems: list[str] = []
     set_up(lake, [])
-    ids: dict[tuple[str, str], str] = {}
-    for kind, there in (("source", found.sources), ("destination", found.destinations)):
-        for each in there:
-            if (key := _id_of(kind, each["name"], there, found.named)) is not None:
-                ids[kind, each["name"]] = key
+    ids = {("source", each["name"]): each["sourceId"] for each in found.sources}
+    ids |= {("destination", each["name"]): each["destinationId"] for each in found.destinations}
     ids |= {key: id_ for key, id_ in found.named.items() if id_ in ids.values()}
     for number, change in enumerate(changes):
         try:
@@ -110,34 +107,13 @@ def _perform(change: Change, ids: dict[tuple[str, str], str], airbyte: Airbyte, 
             "sourceId": ids["source", change.wanted.source], "destinationId": ids["destination", DESTINATION],
         }  # fmt: skip
         body = body | ends
-        if "configurations" not in body:
-            body = body | {"configurations": {"streams": _streams(change.wanted, ends, airbyte, problems)}}
+        if "configurations" not in body:  # the source or the destination was not there when it was planned
+            offered = airbyte.streams(ends["sourceId"], ends["destinationId"])
+            streams = stream_bodies(change.wanted, offered, None, Plan([], [], problems))
+            body = body | {"configurations": {"streams": streams}}
         if not body["configurations"]["streams"]:  # the server would take all there are
             raise ConfigError("it has no streams", hint=f"add dag/streams/{change.wanted.source}/*.json")
     return str(airbyte.call("POST", path, body)[f"{change.kind}Id"])
-
-
-def _streams(
-    connection: WantedConnection, ends: dict[str, str], airbyte: Airbyte, problems: list[str]
-) -> list[Json]:
-    """Of a source or destination that was not there when the plan was made."""
-    offered = airbyte.streams(ends["sourceId"], ends["destinationId"])
-    bodies = []
-    for stream in connection.streams:
-        try:
-            if stream.name not in offered:
-                raise no_such_stream(stream, offered)
-            bodies.append(stream_body(stream, offered[stream.name], None)[0])
-        except ConfigError as error:
-            problems.append(str(error))
-    return bodies
-
-
-def _id_of(kind: str, name: str, there: Sequence[Json], named: Mapping[tuple[str, str], str]) -> str | None:
-    """What lakeward has applied under the name, or what has it."""
-    ids = {each[f"{kind}Id"]: each["name"] for each in there}
-    ours = named.get((kind, name))
-    return ours if ours in ids else next((key for key, known in ids.items() if known == name), None)
 
 
 def _offered(

@@ -74,7 +74,7 @@ def plan(wanted: Wanted, found: Found, workspace: str, *, prune: bool) -> Plan:
     ids: dict[tuple[str, str], str] = {}
     for actor in wanted.actors:
         there = found.sources if actor.kind == "source" else found.destinations
-        known = _only(actor.kind, actor.name, there, found)
+        known = only(actor.kind, actor.name, there, found.named)
         if known is None:
             made.changes.append(_new_actor(actor, workspace))
         else:
@@ -102,10 +102,10 @@ def plan(wanted: Wanted, found: Found, workspace: str, *, prune: bool) -> Plan:
 def _plan_connection(
     connection: WantedConnection, found: Found, ids: Mapping[tuple[str, str], str], made: Plan
 ) -> None:
-    known = _only("connection", connection.name, found.connections, found)
+    known = only("connection", connection.name, found.connections, found.named)
     ends = ids.get(("source", connection.source)), ids.get(("destination", DESTINATION))
     offered = found.streams.get(ends[0] or "") if None not in ends else None
-    streams = None if offered is None else _streams(connection, offered, known, made)
+    streams = None if offered is None else stream_bodies(connection, offered, known, made)
     if known is None and not (connection.streams if streams is None else streams):
         made.problems.append(
             f"{connection.source} has no streams to connect: add dag/streams/{connection.source}/*.json"
@@ -128,7 +128,7 @@ def fingerprint(configuration: Json, salt: str) -> str:
     return hashlib.scrypt(text, salt=salt.encode(), n=2**14, r=8, p=1, dklen=16).hex()
 
 
-def stream_body(stream: Stream, offered: Json, known: Json | None) -> tuple[Json, str | None]:
+def _stream_body(stream: Stream, offered: Json, known: Json | None) -> tuple[Json, str | None]:
     """A stream as a connection is sent it, and what its owner may not expect of it.
 
     Never without a mode: the server's own would be full_refresh_overwrite. The source's own key and cursor
@@ -155,10 +155,10 @@ def stream_body(stream: Stream, offered: Json, known: Json | None) -> tuple[Json
     return body, f"{stream.id}: {how.note}" if how.note else None
 
 
-def _only(kind: str, name: str, there: Sequence[Json], found: Found) -> Json | None:
+def only(kind: str, name: str, there: Sequence[Json], applied: Mapping[tuple[str, str], str]) -> Json | None:
     """The one that lakeward has applied under that name, whatever it is called now; else by its name."""
     alive = [each for each in there if each.get("status") != "deprecated"]
-    ours = [each for each in alive if each[f"{kind}Id"] == found.named.get((kind, name))]
+    ours = [each for each in alive if each[f"{kind}Id"] == applied.get((kind, name))]
     named = [each for each in alive if each["name"] == name]
     if not ours and len(named) > 1:
         ids = ", ".join(each[f"{kind}Id"] for each in named)
@@ -220,7 +220,7 @@ def _differences(wanted: Any, known: Any, written: Any, where: str) -> list[str]
     return [f"{where}: {was} -> {json.dumps(written)}"]
 
 
-def _streams(
+def stream_bodies(
     connection: WantedConnection, offered: Mapping[str, Json], known: Json | None, made: Plan
 ) -> list[Json] | None:
     """None where a stream of the connection has a problem: then its streams stay as they are."""
@@ -230,7 +230,7 @@ def _streams(
         try:
             if stream.name not in offered:
                 raise no_such_stream(stream, offered)
-            body, note = stream_body(stream, offered[stream.name], there.get(stream.name))
+            body, note = _stream_body(stream, offered[stream.name], there.get(stream.name))
         except ConfigError as error:
             made.problems.append(str(error))
             unclear.add(stream.name)
