@@ -82,7 +82,7 @@ class LastSync:
 
 
 def last_syncs(lake: Lake) -> dict[str, LastSync]:
-    """By stream id, of a lake whose ledger is set up. Read-only: a query, and another where any was synced."""
+    """By stream id, where the ledger is set up. Read-only. Two queries; one where nothing was synced."""
     ((is_any,),) = lake.query(f"select exists (from {META}.sync_log where event in ('done', 'failed'))")
     if not is_any:
         return {}
