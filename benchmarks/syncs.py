@@ -43,6 +43,7 @@ def faker_lake(project: Path, count: int, scratch: Path) -> Iterator[tuple[Lake,
     landing.mkdir()
     with fresh_lake(project, landing, scratch) as lake:
         (lake.root / ".lake" / "connectors").symlink_to(scratch / "connectors")
+        watched([str(BIN / "lakeward"), "feed"], lake)  # a lake is set up once, and synced often
         yield lake, program, config
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
@@ -118,6 +117,8 @@ class Source:
                     hint=f"write ${{{self.name.upper()}_{where.rpartition('.')[2].upper()}}} and set that in "
                     "the environment; what was pushed once is known: change it at the source",
                 )
+        import jsonschema  # 50 ms, which commands that read no source do without
+
         config, secrets = self.resolved(environment)
         error = jsonschema.exceptions.best_match(jsonschema.Draft7Validator(dict(spec)).iter_errors(config))
         if error is not None:
