@@ -194,19 +194,33 @@ def free_port() -> int:
 class PostgresServer:
     """A network Postgres on 127.0.0.1: the wheel's binaries, a database per lake."""
 
-    def __init__(self, folder: Path) -> None:
-        self._run = embedded._pg
+    def __init__(
+        self, folder: Path, *, programs: Path = Path(), certificate: tuple[Path, Path] | None = None
+    ) -> None:
+        """programs: another Postgres's. certificate: and its key; without TLS nobody gets in then."""
+        self._programs = programs
         self._data = folder / "data"
         self.port = free_port()
         self._server = ("--host=127.0.0.1", f"--port={self.port}", "--username=lake")
         embedded._own(folder)
         self._run("initdb", f"--pgdata={self._data}", "--username=lake", "--auth=trust", "--no-sync")
+        tls = ""
+        if certificate is not None:
+            for source, name in zip(certificate, ("server.crt", "server.key"), strict=True):
+                shutil.copy(source, self._data / name)
+                os.chown(self._data / name, self._data.stat().st_uid, self._data.stat().st_gid)
+                (self._data / name).chmod(0o600)
+            (self._data / "pg_hba.conf").write_text("hostssl all all 127.0.0.1/32 trust\n")
+            tls = "-c ssl=on "
         self._run(
             "pg_ctl", "start", "--wait", "--silent", f"--pgdata={self._data}",
             f"--log={self._data}/server.log",
-            f"--options=-c listen_addresses=127.0.0.1 -p {self.port} -c unix_socket_directories= "
+            f"--options={tls}-c listen_addresses=127.0.0.1 -p {self.port} -c unix_socket_directories= "
             "-c fsync=off -c max_connections=300",
         )  # fmt: skip
+
+    def _run(self, program: str, *arguments: str) -> None:
+        embedded._pg(str(self._programs / program), *arguments)
 
     def create_database(self, name: str) -> str:
         self._run("createdb", *self._server, name)
@@ -245,21 +259,32 @@ class PostgresServer:
         self._run("pg_ctl", "stop", "--mode=immediate", "--silent", f"--pgdata={self._data}")
 
 
+WEED = str(Path(sys.executable).parent / "weed")
+
+
 class S3Server:
     """SeaweedFS on 127.0.0.1, every one of its ports chosen by us so that parallel runs share a machine."""
 
     KEY, SECRET, BUCKET = "AKIDLAKEWARDTEST", "SECRETLAKEWARDTEST", "lake"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, certificate: tuple[Path, Path] | None = None) -> None:
+        """certificate: and its key; the server listens with TLS as well, at `tls_endpoint`."""
         port = free_port()
-        ours = ("master.port", "volume.port", "filer.port", "admin.port")
-        flags = [f"-{name}{kind}={free_port()}" for name in ours for kind in ("", ".grpc")]
+        names = ("master.port", "volume.port", "filer.port", "admin.port")
+        ours = {f"{name}{kind}": free_port() for name in names for kind in ("", ".grpc")}
+        flags = [f"-{name}={number}" for name, number in ours.items()]
+        if certificate is not None:
+            tls_port = free_port()
+            self.tls_endpoint = f"https://127.0.0.1:{tls_port}"
+            flags += [f"-s3.port.https={tls_port}"]
+            flags += [f"-s3.cert.file={certificate[0]}", f"-s3.key.file={certificate[1]}"]
+        self._master = f"127.0.0.1:{ours['master.port']}.{ours['master.port.grpc']}"
         credentials = {"AWS_ACCESS_KEY_ID": self.KEY, "AWS_SECRET_ACCESS_KEY": self.SECRET}
         self.endpoint = f"http://127.0.0.1:{port}"
         self.environment = credentials | {"AWS_ENDPOINT_URL": self.endpoint, "AWS_REGION": "us-east-1"}
         self._server = subprocess.Popen(
             [
-                str(Path(sys.executable).parent / "weed"), "mini", f"-dir={folder}", "-ip=127.0.0.1",
+                WEED, "mini", f"-dir={folder}", "-ip=127.0.0.1",
                 "-ip.bind=127.0.0.1", f"-s3.port={port}", "-admin.ui=false", "-webdav=false",
                 "-s3.port.iceberg=0", *flags,
             ],
@@ -278,6 +303,14 @@ class S3Server:
             secret_access_key=self.SECRET, region="us-east-1", virtual_hosted_style_request=False,
             client_options={"allow_http": True},
         )  # fmt: skip
+
+    def shell(self, *commands: str) -> None:
+        """Of SeaweedFS's own shell. It leaves with 0 whatever happens."""
+        done = subprocess.run(
+            [WEED, "shell", f"-master={self._master}"],
+            input="\n".join(commands), check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        assert "error" not in done.stdout + done.stderr, done.stdout + done.stderr
 
     def close(self) -> None:
         self._server.terminate()

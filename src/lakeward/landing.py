@@ -6,24 +6,28 @@ It writes nothing but what `lakeward sync` lands: whole files, under names of th
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
 
 from obstore.exceptions import BaseError
-from obstore.store import from_url
+from obstore.store import S3Store
 
+from lakeward.credentials import access
 from lakeward.errors import ConfigError, LandingError
 from lakeward.partitions import is_landed_name, partition_date, partition_folder, partition_number
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
-    from obstore.store import ObjectStore
+    from obstore.store import ClientConfig, ObjectStore, S3Config, S3Credential
 
+    from lakeward.credentials import Access
     from lakeward.settings import Settings
     from lakeward.streams import Stream
 
@@ -281,23 +285,45 @@ def open_landing(settings: Settings) -> Landing:
     url = settings.landing_url
     if "://" not in url:
         return Landing(_folder(Path(url), settings), url)
-    s3 = settings.s3
-    options: dict[str, Any] = {}
-    if url.startswith("s3://"):
-        options = {
-            "access_key_id": s3.access_key_id,
-            "secret_access_key": s3.secret_access_key and s3.secret_access_key.get_secret_value(),
-            "session_token": s3.session_token and s3.session_token.get_secret_value(),
-            "region": s3.region,
-            "endpoint": s3.endpoint_url,
-            "virtual_hosted_style_request": False if s3.endpoint_url else None,
-            "client_options": {"allow_http": True} if (s3.endpoint_url or "").startswith("http://") else None,
+    return Landing(Objects(_bucket(url, access(settings, url))), url)
+
+
+def _bucket(url: str, access: Access) -> S3Store:
+    address = urlsplit(url)
+    client: ClientConfig = {}
+    if (access.endpoint_url or "").startswith("http://"):
+        client["allow_http"] = True
+    if access.ca_bundle is not None:
+        try:
+            client["root_certificate"] = Path(access.ca_bundle).read_bytes()
+        except OSError as error:
+            raise ConfigError(f"AWS_CA_BUNDLE: {error}", hint="name a file of certificates") from error
+    config: S3Config = {"region": access.region, "virtual_hosted_style_request": not access.path_style}
+    if access.endpoint_url is not None:
+        config["endpoint"] = access.endpoint_url
+    return S3Store(
+        address.netloc,
+        prefix=address.path.strip("/"),
+        config=config,
+        client_options=client,
+        credential_provider=_Provider(access),
+    )
+
+
+class _Provider:
+    """Access as obstore asks for it: each time where keys are temporary, once where they are not."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+
+    def __call__(self) -> S3Credential:
+        keys = self._access.keys
+        return {
+            "access_key_id": keys.access_key_id,
+            "secret_access_key": keys.secret_access_key,
+            "token": keys.session_token,
+            "expires_at": datetime.now(UTC) if self._access.is_temporary else None,
         }
-    try:
-        store = from_url(url, **{k: v for k, v in options.items() if v is not None})
-    except (BaseError, ValueError) as error:
-        raise ConfigError(f"landing_url {url}: {error}", hint="use a folder or s3://bucket/prefix") from error
-    return Landing(Objects(store), url)
 
 
 def _folder(path: Path, settings: Settings) -> Folder:
@@ -309,13 +335,23 @@ def _folder(path: Path, settings: Settings) -> Folder:
     return Folder(path)
 
 
+def _words(error: str) -> str:
+    """obstore's first line, and the cause that only its long form names."""
+    first = error.splitlines()[0]
+    cause = re.search(r'InvalidCertificate\(\s*(\w+)|message: "([^"]+)"', error)
+    if cause is None:
+        return first
+    told = cause[2] or f"its certificate is not trusted: {cause[1]}; AWS_CA_BUNDLE names what is"
+    return f"{first} ({told})"
+
+
 @contextmanager
 def _translated(url: str, verb: str = "read") -> Iterator[None]:
     try:
         yield
     except BaseError as error:
         raise LandingError(
-            f"cannot {verb} the landing zone {url}: {str(error).splitlines()[0]}",
+            f"cannot {verb} the landing zone {url}: {_words(str(error))}",
             hint="check the address, the credentials (AWS_*) and the network; nothing was marked as done",
         ) from error
     except OSError as error:
