@@ -232,6 +232,16 @@ class PostgresServer:
     def drop_database(self, name: str) -> None:
         self._run("dropdb", *self._server, "--force", name)
 
+    def dump(self, name: str) -> Path:
+        """The database as a file that `restore` takes, while others are at work in it."""
+        path = self._data.parent / f"{name}.dump"
+        self._run("pg_dump", *self._server, "--format=custom", f"--file={path}", name)
+        return path
+
+    def restore(self, dump: Path, name: str) -> None:
+        self._run("createdb", *self._server, name)
+        self._run("pg_restore", *self._server, f"--dbname={name}", str(dump))
+
     def run(self, database: str, sql: str) -> list[str]:
         """One statement; the first column of its rows. Raises AssertionError with Postgres's words."""
         with duckdb.connect() as con:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # DuckDB and its extensions must be the same version to the digit, and the wheels stop at 1.5.5
 # (pyproject.toml pins all four together).
 _EXTENSIONS = ("ducklake", "postgres_scanner")
+CATALOG_FORMAT = "1.0"  # that this ducklake extension makes
 
 _KIND = re.compile(r"((?:[A-Za-z]+ )*Error|\w+Exception): ")
 _AWAY = re.compile(r"[Cc]onnect|server closed|terminating|starting up|shutting down|recovery mode")
@@ -112,8 +113,8 @@ def running_catalog(settings: Settings) -> Iterator[EmbeddedCatalog | None]:
 def _connecting(settings: Settings, catalog: EmbeddedCatalog | None) -> Iterator[str]:
     """Extensions and secrets, in the order DuckDB needs them."""
     stores = StoreSecrets(settings)
-    for extension in (*_EXTENSIONS, *(("httpfs",) if stores.urls else ())):
-        yield f"load {quote_literal(_extension_path(extension))}"
+    for path in extensions(settings):
+        yield f"load {quote_literal(path)}"
     yield from stores.settings()
     yield from stores.statements()
     if catalog is not None:
@@ -220,6 +221,32 @@ class Lake:
         except duckdb.Error as error:
             raise ConfigError(str(error), hint="mend the statement") from error
 
+    def files(self) -> dict[str, int]:
+        """Every data and delete file of every snapshot there is, with its size in bytes.
+
+        DuckLake's specification has the catalog's tables, and how a file's path is put together.
+        """
+        tables = " union all ".join(
+            f"select table_id, path, path_is_relative, file_size_bytes from ducklake_{kind}_file"
+            for kind in ("data", "delete")
+        )
+        rows = self.query(
+            f"from postgres_query('__ducklake_metadata_{LAKE}', $sql)",
+            {
+                "sql": f"""
+                select distinct case when not file.path_is_relative then '' else
+                    case when not t.path_is_relative then '' else
+                        case when not s.path_is_relative then '' else m.value end || s.path
+                    end || t.path
+                end || file.path, file_size_bytes
+                from ({tables}) as file
+                join ducklake_table as t using (table_id)
+                join ducklake_schema as s using (schema_id)
+                join ducklake_metadata as m on m.key = 'data_path' and m.scope is null"""
+            },
+        )
+        return dict(rows)
+
     @contextmanager
     def setup(self) -> Iterator[None]:
         """Hold every other process back from setting up the same lake."""
@@ -268,6 +295,22 @@ def open_lake(settings: Settings, *, read_only: bool = False) -> Iterator[Lake |
         con.close()
         if catalog is not None:
             catalog.close()
+
+
+Query = Callable[[str], list[Row]]
+
+
+@contextmanager
+def open_catalog(settings: Settings) -> Iterator[Query | None]:
+    """Read-only questions to the catalog's Postgres itself; None where the embedded one was never made."""
+    if _certainly_absent(settings):
+        yield None
+        return
+    with running_catalog(settings) as catalog, duckdb.connect() as con, translated():
+        for statement in _connecting(settings, catalog):
+            con.execute(statement)
+        con.execute("attach '' as server (type postgres, secret lakeward_catalog, read_only)")
+        yield lambda sql: con.execute("from postgres_query('server', ?)", [sql]).fetchall()
 
 
 @contextmanager
@@ -324,6 +367,12 @@ def without_statements(message: str) -> str:
 
 def _certainly_absent(settings: Settings) -> bool:
     return settings.catalog_url is None and not (settings.state_dir / "catalog").exists()
+
+
+def extensions(settings: Settings) -> list[str]:
+    """The files to load, in that order. Raises LakeError where one is missing or of another version."""
+    remote = "://" in settings.landing_url or "://" in settings.data_url
+    return [_extension_path(name) for name in (*_EXTENSIONS, *(("httpfs",) if remote else ()))]
 
 
 def _extension_path(name: str) -> str:

@@ -15,8 +15,9 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
+from uuid import uuid4
 
-from obstore.exceptions import BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import S3Store
 
 from lakeward.credentials import access
@@ -66,6 +67,17 @@ class Store(Protocol):
         """Atomic. May be repeated: what is there already stays as it is."""
 
     def delete(self, path: str) -> None: ...
+
+    def probe(self) -> Probe:
+        """Write an object of its own, try to write it once more, and delete it."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """written_at: by the store's clock. is_conditional: was the second write refused? None: of a folder."""
+
+    written_at: datetime | None
+    is_conditional: bool | None
 
 
 class Landing:
@@ -171,6 +183,18 @@ class Objects:
     def delete(self, path: str) -> None:
         self._store.delete(path)
 
+    def probe(self) -> Probe:
+        path = f"lakeward-doctor-{uuid4()}"
+        self._store.put(path, b"", mode="create")
+        try:
+            self._store.put(path, b"", mode="create")
+            is_conditional = False
+        except AlreadyExistsError:
+            is_conditional = True
+        written_at = self._store.head(path)["last_modified"]
+        self._store.delete(path)
+        return Probe(written_at, is_conditional)
+
     def _landed(self, meta: ObjectMeta) -> LandedFile:
         etag = (meta["e_tag"] or "").strip('"')
         return LandedFile(meta["path"], etag, meta["size"], partition_date(meta["path"]))
@@ -217,6 +241,13 @@ class Folder:
 
     def delete(self, path: str) -> None:
         (self._root / path).unlink(missing_ok=True)
+
+    def probe(self) -> Probe:
+        there = next(folder for folder in (self._root, *self._root.parents) if folder.exists())
+        path = there / f"lakeward-doctor-{uuid4()}"
+        path.touch()
+        path.unlink()
+        return Probe(None, None)
 
     def _below(
         self,
@@ -283,9 +314,31 @@ def _sync_folder(folder: Path) -> None:
 def open_landing(settings: Settings) -> Landing:
     """Raises ConfigError for a URL no store understands; touches nothing."""
     url = settings.landing_url
-    if "://" not in url:
-        return Landing(_folder(Path(url), settings), url)
-    return Landing(Objects(_bucket(url, access(settings, url))), url)
+    path = Path(url)
+    if "://" not in url and not path.is_dir() and not path.is_relative_to(settings.state_dir):
+        raise ConfigError(
+            f"landing_url {path}: no such folder", hint="create it, or set landing_url to where files land"
+        )
+    return Landing(_store(settings, url), url)
+
+
+def probe_data(settings: Settings) -> Probe:
+    """May data be written? Leaves nothing behind. Raises LandingError."""
+    with _translated(settings.data_url, "write to", "data_url"):
+        return _store(settings, settings.data_url).probe()
+
+
+def list_data(settings: Settings) -> dict[str, int]:
+    """Size in bytes of every Parquet file under `data_url`, by its URL. One request per 1,000."""
+    url = settings.data_url
+    with _translated(url, place="data_url"):
+        return {
+            f"{url}/{file.path}": file.size for page in _store(settings, url).pages("", None) for file in page
+        }
+
+
+def _store(settings: Settings, url: str) -> Store:
+    return Objects(_bucket(url, access(settings, url))) if "://" in url else Folder(Path(url))
 
 
 def _bucket(url: str, access: Access) -> S3Store:
@@ -326,15 +379,6 @@ class _Provider:
         }
 
 
-def _folder(path: Path, settings: Settings) -> Folder:
-    """In a new lake nothing has ever landed, and reading creates nothing."""
-    if not path.is_dir() and not path.is_relative_to(settings.state_dir):
-        raise ConfigError(
-            f"landing_url {path}: no such folder", hint="create it, or set landing_url to where files land"
-        )
-    return Folder(path)
-
-
 def _words(error: str) -> str:
     """obstore's first line, and the cause that only its long form names."""
     first = error.splitlines()[0]
@@ -346,15 +390,15 @@ def _words(error: str) -> str:
 
 
 @contextmanager
-def _translated(url: str, verb: str = "read") -> Iterator[None]:
+def _translated(url: str, verb: str = "read", place: str = "the landing zone") -> Iterator[None]:
     try:
         yield
     except BaseError as error:
         raise LandingError(
-            f"cannot {verb} the landing zone {url}: {_words(str(error))}",
+            f"cannot {verb} {place} {url}: {_words(str(error))}",
             hint="check the address, the credentials (AWS_*) and the network; nothing was marked as done",
         ) from error
     except OSError as error:
         raise LandingError(
-            f"cannot {verb} the landing zone {url}: {error}", hint=f"let this user {verb} it"
+            f"cannot {verb} {place} {url}: {error}", hint=f"let this user {verb} it"
         ) from error
