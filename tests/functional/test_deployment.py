@@ -1,4 +1,4 @@
-"""deploy/compose.yaml without containers: its services, as it states them, started as processes of this machine.
+"""deploy/compose.yaml without containers: its services, as it states them, as processes of this machine.
 
 What a container would give is taken from the files too: the variables of the Dockerfile, the order and the
 health checks, what may be written to, and how long a service has to end.
@@ -54,6 +54,7 @@ class Compose:
     services: dict[str, Any] = field(init=False)
     configs: dict[str, Any] = field(init=False)
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    healthy: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.ports = {name: free_port() for name in PORTS} | {"postgres": self.postgres.port}
@@ -78,9 +79,10 @@ class Compose:
             for needed, when in self.services[name].get("depends_on", {}).items():
                 assert when == {"condition": "service_healthy"}
                 self.up(needed)
-            if name not in self.running:
+            if name not in self.healthy:
                 self._start(name)
                 self._wait(name)
+                self.healthy.add(name)
 
     def _start(self, name: str) -> None:
         if name == "postgres":
@@ -89,7 +91,6 @@ class Compose:
                 assert config["target"].startswith("/docker-entrypoint-initdb.d/")
                 server = ("--host=127.0.0.1", f"--port={self.postgres.port}", "--username=lake")
                 embedded._pg("psql", *server, "--command", self.configs[config["source"]]["content"], "lake")
-            self.running[name] = subprocess.Popen(["sleep", "infinity"])
             return
         command = self.services[name]["command"]
         if name == "seaweedfs":
@@ -116,7 +117,8 @@ class Compose:
         if "env_file" in self.services[name]:
             assert [file["path"] for file in self.services[name]["env_file"]] == [".env"]
             found |= DOTENV
-        return found | self.services[name].get("environment", {})
+        found |= self.services[name].get("environment", {})
+        return found
 
     def _wait(self, name: str) -> None:
         """Until its own health check says so."""
@@ -124,15 +126,12 @@ class Compose:
         assert kind == "CMD"
         deadline = time.monotonic() + 120
         while True:
-            assert self.running[name].poll() is None, f"{name} ended: {self.log(name)}"
+            ended = name in self.running and self.running[name].poll() is not None
+            assert not ended, f"{name} ended: {self.log(name)}"
             done = subprocess.run(
-                command,
-                cwd=self.root,
-                env=self.environment(name),
-                check=False,
-                capture_output=True,
-                text=True,
-            )
+                command, cwd=self.root, env=self.environment(name),
+                check=False, capture_output=True, text=True,
+            )  # fmt: skip
             if done.returncode == 0:
                 return
             assert time.monotonic() < deadline, f"{name}: {done.stdout}{done.stderr}\n{self.log(name)}"
@@ -143,7 +142,7 @@ class Compose:
         return path.read_text()[-4000:] if path.exists() else ""
 
     def stop(self, name: str) -> None:
-        """As a container is stopped: its first process is asked, and after the grace period all are killed."""
+        """As a container is: its first process is asked, and after the grace period all are killed."""
         grace = self.services[name].get("stop_grace_period", "10s")
         seconds = int(grace[:-1]) * {"s": 1, "m": 60}[grace[-1]]
         self.running[name].terminate()
@@ -153,10 +152,15 @@ class Compose:
 
     def kill(self, name: str) -> None:
         process = self.running.pop(name)
+        self.healthy.discard(name)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.kill()
         process.wait(30)
+
+    def down(self) -> None:
+        for name in [*self.running]:
+            self.kill(name)
 
     def mounted(self) -> list[Path]:
         """Where the services of the image may write; all else of it is read-only."""
@@ -236,7 +240,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
         undo.callback(shutil.rmtree, folder)
         undo.callback(postgres.stop)
         compose = Compose(lake.root, postgres)
-        undo.callback(lambda: [compose.kill(name) for name in [*compose.running]])
+        undo.callback(compose.down)
         compose.up("webserver", "daemon")
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("DAGSTER_POSTGRES_URL", compose.environment("daemon")["DAGSTER_POSTGRES_URL"])
