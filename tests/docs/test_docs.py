@@ -40,6 +40,8 @@ NOT_RUN = {
     "make mutants": "takes tens of minutes",
     "make test-all": "takes an hour",
     ".venv/bin/pytest": "runs these very tests",
+    "docker compose ": "needs Docker: tests/functional/test_deployment.py runs the services as processes",
+    "kubectl ": "needs a cluster",
     "git ": "needs your repository and its remote",
     "lakeward up": "never ends: tests/functional/test_dagster.py runs it",
     "lakeward feed --watch": "never ends: the fixture runs it while everything else here runs",
