@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.request
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,15 @@ APPEND = APPEND[: APPEND.index("qualify")]
 
 @dataclass
 class ScratchLake:
-    """A lake in a temporary folder; `land` writes what Airbyte would, everything else is the real thing."""
+    """A lake in a temporary folder; `land` writes what Airbyte would, everything else is the real thing.
+
+    store: a bucket that is the landing zone instead of the folder, and holds what the folder holds whenever
+    lakeward is asked for anything.
+    """
 
     root: Path
+    store: S3Store | None = None
+    _pushed: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def project_dir(self) -> Path:
@@ -109,7 +115,23 @@ class ScratchLake:
             con.execute(f"copy ({select}) to '{partial}' (format parquet)")
         return partial.rename(folder / name)
 
+    def push(self) -> None:
+        """Make the bucket what the folder is. Nothing to do where the folder is the landing zone."""
+        if self.store is None:
+            return
+        there = {}
+        for path in self.landing.rglob("*"):
+            if path.is_file():
+                there[str(path.relative_to(self.landing))] = (path.stat().st_size, path.stat().st_mtime_ns)
+        for name in self._pushed.keys() - there.keys():
+            self.store.delete(name)
+        for name, seen in there.items():
+            if self._pushed.get(name) != seen:
+                self.store.put(name, self.landing / name)
+        self._pushed = there
+
     def project(self) -> Project:
+        self.push()
         return open_project(self.root)
 
     def feed(self, *streams: str) -> dict[str, FeedReport]:
@@ -143,9 +165,11 @@ class ScratchLake:
         return [path.rsplit("/", 1)[-1] for (path,) in rows]
 
     def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        self.push()
         return run_program("lakeward", *arguments, cwd=self.root, check=check)
 
     def dbt(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        self.push()
         return run_program("dbt", *arguments, cwd=self.project_dir, check=check)
 
 
