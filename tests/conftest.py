@@ -103,14 +103,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Tests marked `every_setting` run in a laptop's and in another one, which the day chooses, or in all."""
-    if "lake" not in metafunc.fixturenames or not metafunc.definition.get_closest_marker("every_setting"):
+    """Tests marked `every_setting` run in all of them with `--settings=all`.
+
+    In `make test` they run in one; the guarantees (`daily`) in a laptop's and in one that the day chooses.
+    """
+    marker = metafunc.definition.get_closest_marker("every_setting")
+    if "lake" not in metafunc.fixturenames or marker is None:
         return
     wanted = metafunc.config.getoption("--settings")
     others = SETTINGS[1:]
     today = (SETTINGS[0], others[datetime.now(UTC).date().toordinal() % len(others)])
+    usual = today if marker.kwargs.get("daily") else ("folder-network",)
+    chosen = {"today": usual, "all": SETTINGS}.get(wanted, (wanted,))
+    if metafunc.definition.get_closest_marker("folder_only"):
+        chosen = tuple(setting for setting in chosen if setting.startswith("folder"))
     metafunc.fixturenames.append("setting")
-    metafunc.parametrize("setting", {"today": today, "all": SETTINGS}.get(wanted, (wanted,)))
+    metafunc.parametrize("setting", chosen)
 
 
 @pytest.hookimpl(trylast=True)

@@ -55,6 +55,7 @@ def prepare(con: Connection, settings: Settings, *, read_only: bool = False) -> 
     # Global: dbt works with cursors, which have settings of their own.
     # A cast of a time to a date must not depend on the machine that happened to run it.
     con.execute("set global timezone = 'UTC'")
+    con.execute("set enable_progress_bar = false")  # it would go to stdout, into --json
     con.execute(f"set global temp_directory = {quote_literal(str(settings.state_dir / 'spill'))}")
     if settings.threads is not None:
         con.execute(f"set global threads = {settings.threads}")
@@ -317,7 +318,7 @@ def open_catalog(settings: Settings) -> Iterator[Query | None]:
 def open_writer(settings: Settings) -> Iterator[Lake]:
     """DuckDB without the lake, on one thread: what it writes row by row takes little memory that way."""
     with duckdb.connect() as con, translated():
-        for setting in ("threads = 1", "timezone = 'UTC'"):
+        for setting in ("threads = 1", "timezone = 'UTC'", "enable_progress_bar = false"):
             con.execute(f"set {setting}")
         con.execute(f"set temp_directory = {quote_literal(str(settings.state_dir / 'spill'))}")
         yield Lake(con)

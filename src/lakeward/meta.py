@@ -220,7 +220,7 @@ def _create(lake: Lake, missing: tuple[int | None, list[str]] | None) -> None:
         for schema in ("meta", "fences"):
             lake.query(f"call {LAKE}.set_option('data_inlining_row_limit', 10000, schema => '{schema}')")
     with lake.transaction():
-        if version is not None:
+        if version is not None and version < LAKE_VERSION:
             for number in range(version + 1, LAKE_VERSION + 1):
                 for statement in _MIGRATIONS[number]:
                     lake.query(statement)

@@ -11,6 +11,8 @@ import pytest
 
 from tests.scratch import APPEND, MODEL, ScratchLake
 
+pytestmark = pytest.mark.every_setting
+
 GOOD = "{'word': 'good', 'amount': 1.5} as attributes"
 
 
@@ -273,6 +275,7 @@ def test_a_lone_misfit_is_quarantined_only_if_a_file_like_it_loads_today(lake: S
     assert lake.query("select count(*) from meta.feeder_log where event = 'applied'") == [(2,)]
 
 
+@pytest.mark.folder_only
 def test_names_of_every_kind_are_read_as_themselves(lake: ScratchLake) -> None:
     lake.add_stream("shop/items")
     odd = ["it's", "sp ace", "year%3D2026", "st*r", "what?", "[1]", "{a,b}", "ünï", "new\nline", 'qu"ote',
@@ -292,6 +295,7 @@ def test_names_of_every_kind_are_read_as_themselves(lake: ScratchLake) -> None:
     assert [Path(file).name for (file,) in found] == [f"{name}.parquet" for name in odd]
 
 
+@pytest.mark.folder_only
 def test_what_cannot_be_listed_stops_neither_its_stream_nor_the_others(lake: ScratchLake) -> None:
     for number, stream in enumerate(("shop/items", "shop/others")):
         lake.add_stream(stream)

@@ -269,3 +269,19 @@ def test_a_stream_without_a_model_shows_what_waits_for_one(lake: ScratchLake) ->
     rows = json.loads(lake.cli("status", "--json", check=False).stdout)["streams"]
     orphan = next(row for row in rows if row["stream"] == "shop/orphan")
     assert (orphan["pending_files"], orphan["red"]) == (1, True)
+
+
+def test_nothing_but_the_answer_goes_to_stdout_however_long_a_query_takes(lake: ScratchLake) -> None:
+    """A process without a main file, as each worker is, DuckDB takes for a person's who likes progress bars."""
+    lake.add_stream("shop/items")
+    lake.project()
+    ask = (
+        "from pathlib import Path; from lakeward.lake import open_lake; "
+        "from lakeward.settings import load_settings\n"
+        "with open_lake(load_settings(Path('orchestration'))) as lake:\n"
+        "    print(lake.query(\"select current_setting('enable_progress_bar')\"))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", ask], cwd=lake.root, check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "[(False,)]\n"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.scratch import MODEL, ScratchLake
+
+pytestmark = pytest.mark.every_setting
 
 META = (
     "select 'r' as _airbyte_raw_id, timestamptz '2026-11-{day:02} 12:00:00+00' as _airbyte_extracted_at, "

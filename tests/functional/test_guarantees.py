@@ -21,7 +21,7 @@ from lakeward.landing import open_landing
 from lakeward.project import open_tools
 from tests.scratch import APPEND, MODEL, ScratchLake, launcher
 
-pytestmark = pytest.mark.every_setting
+pytestmark = pytest.mark.every_setting(daily=True)
 
 
 def test_1_every_landed_file_reaches_every_model_of_its_stream_exactly_once(lake: ScratchLake) -> None:

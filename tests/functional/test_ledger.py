@@ -18,6 +18,8 @@ from lakeward.project import open_tools
 from lakeward.transform import Transform  # noqa: TID253 - a test has the time
 from tests.scratch import APPEND, MODEL, PostgresServer, ScratchLake
 
+pytestmark = pytest.mark.every_setting
+
 
 def test_the_cursor_is_a_view_of_what_was_applied(lake: ScratchLake) -> None:
     lake.add_stream("shop/items")

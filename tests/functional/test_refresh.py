@@ -11,6 +11,8 @@ import pytest
 from lakeward.lake import open_lake
 from tests.scratch import APPEND, MODEL, ScratchLake, launcher
 
+pytestmark = pytest.mark.every_setting
+
 WITH_NOTE = MODEL.replace("as word,", "as word,\n    'new' as note,")
 TESTED = """
 models:

@@ -16,6 +16,8 @@ from tests.chaos.world import tracing
 from tests.launcher import Running
 from tests.scratch import APPEND, MODEL, PostgresServer, ScratchLake, launcher
 
+pytestmark = pytest.mark.every_setting
+
 LOG = "int_shop__items_log"
 OVERTAKEN = "shop/items: another writer was faster; started over 1 time(s)"
 # One of three in `make test`, the others in `make test-all`.
@@ -33,6 +35,7 @@ def items(lake: ScratchLake) -> ScratchLake:
     lake.feed()
     for day in (6, 7):
         lake.land("shop/items", day, "a.parquet", range(day * 10, day * 10 + 15))
+    lake.push()
     return lake
 
 

@@ -13,6 +13,8 @@ from lakeward.project import open_tools
 from lakeward.workers import feed_all
 from tests.scratch import APPEND, ScratchLake
 
+pytestmark = pytest.mark.every_setting
+
 
 @pytest.fixture
 def items(lake: ScratchLake) -> ScratchLake:
@@ -54,6 +56,7 @@ def test_a_replay_of_nothing_is_an_error(items: ScratchLake) -> None:
     assert "shop/items has applied no file since 2027-01-01" in done.stderr
 
 
+@pytest.mark.folder_only
 def test_maintain_deletes_old_files_that_no_snapshot_knows_and_no_others(items: ScratchLake) -> None:
     def files(root: Path) -> set[Path]:
         return set(root.rglob("*.parquet"))

@@ -12,6 +12,8 @@ import pytest
 
 from tests.scratch import APPEND, ScratchLake, launcher
 
+pytestmark = pytest.mark.every_setting
+
 
 @pytest.mark.slow
 def test_a_killed_worker_takes_no_other_stream_with_it(
