@@ -28,6 +28,8 @@ _EXTENSIONS = ("ducklake", "postgres_scanner")
 
 _KIND = re.compile(r"((?:[A-Za-z]+ )*Error|\w+Exception): ")
 _AWAY = re.compile(r"[Cc]onnect|server closed|terminating|starting up|shutting down|recovery mode")
+# A commit that the catalog does not live to see fails without a word of why.
+_GONE = re.compile(r'server closed the connection|terminating connection|Failed to execute query "\w+": *$')
 
 _QUOTED = re.compile(r'Failed to execute query ".*": (?=ERROR)', re.DOTALL)
 
@@ -272,10 +274,16 @@ def is_conflict(message: str) -> bool:
     return lost or (kind in ("Invalid Input Error", "") and "lakeward: fence moved" in message)
 
 
+def went_away(message: str) -> bool:
+    """Was the catalog's Postgres lost on the way?"""
+    return error_kind(message) in ("", "TransactionContext Error") and bool(_GONE.search(message))
+
+
 def first_line(message: str) -> str:
-    """DuckDB's words, without the statements it quotes; of a commit that failed also why it did."""
-    lines = without_statements(message).strip().splitlines() or [message]
-    return " ".join(lines[:2]) if lines[0].endswith("DuckLake transaction.") else lines[0]
+    """DuckDB's words, without the statements it quotes; of a commit or a request also why it failed."""
+    lines = [line for line in without_statements(message).splitlines() if line.strip()] or [message]
+    goes_on = lines[0].endswith("DuckLake transaction.") or error_kind(message) == "HTTP Error"
+    return " ".join(lines[:2]) if goes_on else lines[0]
 
 
 def without_statements(message: str) -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lakeward.streams import Stream
 
 _PAGE = 1000  # keys of one S3 list response
+_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +145,15 @@ class Objects:
         From the day before: SeaweedFS, told to start after `day=20/`, leaves out what lies in it.
         """
         first = None if since is None else f"{prefix}{partition_folder(since - timedelta(days=1))}"
-        for page in self._store.list(prefix, offset=first, chunk_size=_PAGE):
-            yield [self._landed(meta) for meta in page]
+        for left in reversed(range(_TRIES)):
+            try:
+                for page in self._store.list(prefix, offset=first, chunk_size=_PAGE):
+                    yield [self._landed(meta) for meta in page]
+                    first = page[-1]["path"] if page else first
+                return
+            except BaseError as error:  # obstore asks again for every answer but a list that was cut
+                if not left or "list response body" not in str(error):
+                    raise
 
     def head(self, path: str) -> LandedFile | None:
         try:
@@ -314,8 +322,9 @@ def _translated(url: str, verb: str = "read") -> Iterator[None]:
     try:
         yield
     except BaseError as error:
+        told = " ".join(str(error).partition("\n\nDebug source")[0].split())
         raise LandingError(
-            f"cannot {verb} the landing zone {url}: {str(error).splitlines()[0]}",
+            f"cannot {verb} the landing zone {url}: {told}",
             hint="check the address, the credentials (AWS_*) and the network; nothing was marked as done",
         ) from error
     except OSError as error:
