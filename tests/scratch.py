@@ -194,19 +194,51 @@ def free_port() -> int:
 class PostgresServer:
     """A network Postgres on 127.0.0.1: the wheel's binaries, a database per lake."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, copy_of: PostgresServer | None = None) -> None:
+        """copy_of: of which it is a standby, until promoted."""
         self._run = embedded._pg
-        self._data = folder / "data"
+        self.data = folder / "data"
         self.port = free_port()
         self._server = ("--host=127.0.0.1", f"--port={self.port}", "--username=lake")
         embedded._own(folder)
-        self._run("initdb", f"--pgdata={self._data}", "--username=lake", "--auth=trust", "--no-sync")
-        self._run(
-            "pg_ctl", "start", "--wait", "--silent", f"--pgdata={self._data}",
-            f"--log={self._data}/server.log",
+        if copy_of is None:
+            self._run("initdb", f"--pgdata={self.data}", "--username=lake", "--auth=trust", "--no-sync")
+        else:
+            flags = ("--write-recovery-conf", "--checkpoint=fast", "--no-sync")
+            self._run("pg_basebackup", f"--pgdata={self.data}", *copy_of._server, *flags)
+        self.start()
+
+    def start(self, *, small_disk: Path | None = None) -> None:
+        """small_disk: a folder that is a file system of 24 MB to this server, and to nobody else."""
+        command = (
+            "pg_ctl", "start", "--wait", "--silent", f"--pgdata={self.data}", f"--log={self.data}/server.log",
             f"--options=-c listen_addresses=127.0.0.1 -p {self.port} -c unix_socket_directories= "
             "-c fsync=off -c max_connections=300",
         )  # fmt: skip
+        if small_disk is None:
+            self._run(*command)
+            return
+        uid, gid = embedded._account()
+        mount = f"mount -t tmpfs -o size=24m,mode=700,uid={uid},gid={gid} none {small_disk}"
+        become = f"setpriv --reuid={uid} --regid={gid} --clear-groups"
+        program, *arguments = command
+        subprocess.run(
+            [
+                "unshare", "--mount", "sh", "-c", f'{mount} && exec {become} "$@"', "sh",
+                str(embedded._binaries() / program), *arguments,
+            ],
+            cwd="/", check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def psql(self, database: str, sql: str) -> None:
+        """Statements as psql sends them: outside a transaction."""
+        self._run("psql", *self._server, "-q", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", sql)
+
+    def stop(self, mode: str = "immediate") -> None:
+        self._run("pg_ctl", "stop", f"--mode={mode}", "--silent", f"--pgdata={self.data}")
+
+    def promote(self) -> None:
+        self._run("pg_ctl", "promote", "--wait", "--silent", f"--pgdata={self.data}")
 
     def create_database(self, name: str) -> str:
         self._run("createdb", *self._server, name)
@@ -236,13 +268,10 @@ class PostgresServer:
         return []
 
     def log(self) -> str:
-        return (self._data / "server.log").read_text()
+        return (self.data / "server.log").read_text()
 
     def url(self, name: str) -> str:
         return f"postgresql://lake@127.0.0.1:{self.port}/{name}"
-
-    def stop(self) -> None:
-        self._run("pg_ctl", "stop", "--mode=immediate", "--silent", f"--pgdata={self._data}")
 
 
 class S3Server:
