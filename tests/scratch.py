@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from lakeward import embedded
 from lakeward.attempt import FeedReport, Progress
+from lakeward.errors import LakeError
 from lakeward.lake import _extension_path as extension
 from lakeward.lake import open_lake
 from lakeward.project import Project, open_project, open_tools
@@ -234,6 +236,16 @@ class PostgresServer:
         """Statements as psql sends them: outside a transaction."""
         self._run("psql", *self._server, "-q", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", sql)
 
+    def start_after_kill(self) -> None:
+        """Its children need a moment to let go of shared memory."""
+        embedded._forget_the_dead(self.data / "postmaster.pid")
+        for _ in range(50):
+            with suppress(LakeError):
+                self.start()
+                return
+            time.sleep(0.2)
+        raise AssertionError(self.log()[-2000:])
+
     def stop(self, mode: str = "immediate") -> None:
         self._run("pg_ctl", "stop", f"--mode={mode}", "--silent", f"--pgdata={self.data}")
 
@@ -283,23 +295,32 @@ class S3Server:
         port = free_port()
         ours = ("master.port", "volume.port", "filer.port", "admin.port")
         flags = [f"-{name}{kind}={free_port()}" for name in ours for kind in ("", ".grpc")]
-        credentials = {"AWS_ACCESS_KEY_ID": self.KEY, "AWS_SECRET_ACCESS_KEY": self.SECRET}
+        self._credentials = {"AWS_ACCESS_KEY_ID": self.KEY, "AWS_SECRET_ACCESS_KEY": self.SECRET}
         self.endpoint = f"http://127.0.0.1:{port}"
-        self.environment = credentials | {"AWS_ENDPOINT_URL": self.endpoint, "AWS_REGION": "us-east-1"}
+        self.environment = self._credentials | {"AWS_ENDPOINT_URL": self.endpoint, "AWS_REGION": "us-east-1"}
+        self._command = [
+            str(Path(sys.executable).parent / "weed"), "mini", f"-dir={folder}", "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1", f"-s3.port={port}", "-admin.ui=false", "-webdav=false",
+            "-s3.port.iceberg=0", *flags,
+        ]  # fmt: skip
+        self._folder = folder
+        self.start()
+
+    def start(self) -> None:
         self._server = subprocess.Popen(
-            [
-                str(Path(sys.executable).parent / "weed"), "mini", f"-dir={folder}", "-ip=127.0.0.1",
-                "-ip.bind=127.0.0.1", f"-s3.port={port}", "-admin.ui=false", "-webdav=false",
-                "-s3.port.iceberg=0", *flags,
-            ],
-            env=credentials | {"S3_BUCKET": self.BUCKET},
-            cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            self._command,
+            env=self._credentials | {"S3_BUCKET": self.BUCKET},
+            cwd=self._folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
             self._wait()
         except BaseException:
             self.close()
             raise
+
+    @property
+    def pid(self) -> int:
+        return self._server.pid
 
     def store(self, prefix: str) -> S3Store:
         return S3Store(
@@ -311,6 +332,20 @@ class S3Server:
     def close(self) -> None:
         self._server.terminate()
         self._server.wait(30)
+
+    def start_after_kill(self) -> None:
+        """Ready when it gives what it holds: it calls itself healthy some seconds before that."""
+        self._server.wait(30)
+        self.start()
+        store = self.store("")
+        keys = [meta["path"] for page in store.list() for meta in page]
+        deadline = time.monotonic() + 60
+        while keys:
+            try:
+                store.get(keys[-1]).bytes()
+                keys.pop()
+            except BaseError:
+                assert time.monotonic() < deadline, f"seaweedfs does not give {keys[-1]}"
 
     def _wait(self) -> None:
         deadline = time.monotonic() + 60
