@@ -28,6 +28,9 @@ _EXTENSIONS = ("ducklake", "postgres_scanner")
 
 _KIND = re.compile(r"((?:[A-Za-z]+ )*Error|\w+Exception): ")
 _AWAY = re.compile(r"[Cc]onnect|server closed|terminating|starting up|shutting down|recovery mode")
+# As patient with a store that is busy as obstore is, some seconds: DuckDB gives up after half of one.
+_PATIENCE = ("http_retries = 5", "http_retry_wait_ms = 200", "http_retry_backoff = 2")
+
 # A commit that the catalog does not live to see fails without a word of why.
 _GONE = re.compile(r'server closed the connection|terminating connection|Failed to execute query "\w+": *$')
 
@@ -113,6 +116,7 @@ def _connecting(settings: Settings, catalog: EmbeddedCatalog | None) -> Iterator
         yield f"load {quote_literal(_extension_path(extension))}"
     if remote:
         yield _s3_secret(settings)
+        yield from (f"set {setting}" for setting in _PATIENCE)
     if catalog is not None:
         parameters = {"host": catalog.host, "database": DATABASE, "user": USER}
     else:
