@@ -11,7 +11,7 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from tests.faulty_proxy import FAULTS, SECONDS, FaultyProxy, after, always, each, first, seeded
-from tests.scratch import APPEND, PostgresServer, S3Server, ScratchLake, scratch_lake
+from tests.scratch import APPEND, PostgresServer, S3Server, ScratchLake, launcher, scratch_lake
 
 LISTING = r"GET /lake\?"
 READING = r"(GET|HEAD) /lake/landing/"
@@ -188,3 +188,29 @@ def test_a_store_that_fails_at_random_loses_and_doubles_nothing(team: Team, seed
         team.land(day)
     assert team.proxy.met.total() > 20
     assert team.recovers()
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_of_spill(lake: ScratchLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit on the size of files stands in for the full disk; the data files stay below it."""
+    lake.add_stream("shop/items")
+    lake.land_sql(
+        "shop/items", 1, "a.parquet",
+        """select 'r' as _airbyte_raw_id, timestamptz '2026-11-01 12:00:00+00' as _airbyte_extracted_at,
+            1::bigint as _airbyte_generation_id, i::bigint as id,
+            {'word': repeat(md5(i::varchar), 20), 'amount': 1.5} as attributes from range(200_000) as t(i)""",
+    )  # fmt: skip
+    monkeypatch.setenv("LAKEWARD_MEMORY_LIMIT", "250MB")
+    lake.project()
+    feeding = launcher().start(
+        "lakeward", "feed", cwd=lake.root, before="tests.hooks:limit_file_size", options={"size": 20_000_000}
+    )
+    done = feeding.wait(60)
+    assert done.returncode == 1
+    assert ".lake/spill/" in done.stderr
+    assert "File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert lake.events("quarantined") == []
+    monkeypatch.delenv("LAKEWARD_MEMORY_LIMIT")
+    lake.cli("feed")
+    assert lake.query("select count(*), count(distinct item_id) from int_shop__items") == [(200_000, 200_000)]
