@@ -53,7 +53,7 @@ def prepare(con: Connection, settings: Settings, *, read_only: bool = False) -> 
     con.execute("set autoinstall_known_extensions = false")
     con.execute("set autoload_known_extensions = false")
     # A cast of a time to a date must not depend on the machine that happened to run it.
-    con.execute("set timezone = 'UTC'")
+    con.execute("set global timezone = 'UTC'")  # what a session sets, dbt's cursors would not have
     con.execute(f"set temp_directory = {quote_literal(str(settings.state_dir / 'spill'))}")
     if settings.threads is not None:
         con.execute(f"set threads = {settings.threads}")
@@ -116,7 +116,7 @@ def _connecting(settings: Settings, catalog: EmbeddedCatalog | None) -> Iterator
         yield f"load {quote_literal(_extension_path(extension))}"
     if remote:
         yield _s3_secret(settings)
-        yield from (f"set {setting}" for setting in _PATIENCE)
+        yield from (f"set global {setting}" for setting in _PATIENCE)  # also for cursors, as dbt has them
     if catalog is not None:
         parameters = {"host": catalog.host, "database": DATABASE, "user": USER}
     else:

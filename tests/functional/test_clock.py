@@ -17,7 +17,7 @@ import pytest
 
 from lakeward.project import open_tools
 from tests.functional.test_two_writers import LOG
-from tests.scratch import APPEND, S3Server, ScratchLake
+from tests.scratch import APPEND, MODEL, S3Server, ScratchLake
 
 pytestmark = pytest.mark.skipif(
     (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="libfaketime's wheel knows no other"
@@ -85,6 +85,19 @@ def test_a_refresh_announced_by_a_clock_that_was_ahead_holds_nobody_up(items: Sc
     items.land("shop/items", 21, "b.parquet", range(5, 10))
     items.cli("feed")
     assert fed(items) == [*range(10)]
+
+
+def test_what_day_it_is_does_not_depend_on_where_the_machine_stands(
+    lake: ScratchLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    day = "cast(_airbyte_extracted_at as date)::varchar as word,"
+    lake.add_stream("shop/items", model=MODEL.replace("attributes::JSON->>'$.word' as word,", day))
+    lake.land("shop/items", 2, "a.parquet", range(1), at="2026-11-02 01:00:00+00")
+    clock = lake.root / "clock"
+    clock.write_text("+0d")
+    _, told = started(lake, "feed", clock=clock).communicate(timeout=60)  # a process not forked from ours
+    assert lake.table("int_shop__items") == [(0, "2026-11-02")], told
 
 
 @pytest.fixture
