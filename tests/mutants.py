@@ -201,7 +201,7 @@ MUTANTS = [
     Mutant(
         "DuckDB is impatient", "src/lakeward/lake.py",
         "http_retries = 5", "http_retries = 3",
-        _F + 'test_faults.py -k "moment and cut"',
+        _F + 'test_faults.py -k "moment and 503"',
     ),
     Mutant(
         "a catalog that went away is not named", "src/lakeward/transform.py",
