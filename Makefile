@@ -21,7 +21,7 @@ test-all: install lint ## All of it longer: 200 schedules of kills, 100 disorder
 	.venv/bin/python -m tests.chaos --n 200 --out tests/chaos/result.json
 	.venv/bin/python -m tests.mutants
 
-chaos: install ## Kill lakeward at N seeded points and compare with an oracle: make chaos SEED=1 N=60
+chaos: install ## Kill lakeward, its Postgres or its S3 server at N seeded points and compare with an oracle: make chaos SEED=1 N=60
 	.venv/bin/python -m tests.chaos --seed $(or $(SEED),0) --n $(or $(N),60)
 
 mutants: install ## Break the engine in one place at a time and see a test fail for each

@@ -184,6 +184,31 @@ MUTANTS = [
         _F + "test_refresh.py -k leave_an_announced",
     ),
     Mutant(
+        "whatever is announced is believed", "src/lakeward/reading.py",
+        "if now < until <= now + _ANNOUNCED_AT_MOST else", "if now < until else",
+        _F + "test_clock.py -k ahead",
+    ),
+    Mutant(
+        "a list that is cut is an error", "src/lakeward/landing.py",
+        'if not left or "list response body" not in str(error):', "if True:",
+        _F + 'test_faults.py -k "moment and cut"',
+    ),
+    Mutant(
+        "of what the store says the first line is told", "src/lakeward/landing.py",
+        'str(error).partition("\\n\\nDebug source")[0].split()', "[str(error).splitlines()[0]]",
+        _F + 'test_faults.py -k "lists_nothing and expired"',
+    ),
+    Mutant(
+        "DuckDB is impatient", "src/lakeward/lake.py",
+        "http_retries = 5", "http_retries = 3",
+        _F + 'test_faults.py -k "moment and 503"',
+    ),
+    Mutant(
+        "a catalog that went away is not named", "src/lakeward/transform.py",
+        "if went_away(words):", "if False:",
+        _F + 'test_catalog_faults.py -k "within_a_transaction and immediate"',
+    ),
+    Mutant(
         "a lost race is an error", "src/lakeward/feed.py",
         "report.conflicts += 1", "raise",
         _F + "test_two_writers.py -k overtaken_by_a_feeder_starts",

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from lakeward import embedded
 from lakeward.attempt import FeedReport, Progress
+from lakeward.errors import LakeError
 from lakeward.lake import _extension_path as extension
 from lakeward.lake import open_lake
 from lakeward.project import Project, open_project, open_tools
@@ -219,29 +221,78 @@ class PostgresServer:
     """A network Postgres on 127.0.0.1: the wheel's binaries, a database per lake."""
 
     def __init__(
-        self, folder: Path, *, programs: Path = Path(), certificate: tuple[Path, Path] | None = None
+        self,
+        folder: Path,
+        *,
+        copy_of: PostgresServer | None = None,
+        programs: Path = Path(),
+        certificate: tuple[Path, Path] | None = None,
     ) -> None:
-        """programs: another Postgres's. certificate: and its key; without TLS nobody gets in then."""
+        """copy_of: of which it is a standby, until promoted. programs: another Postgres's.
+
+        certificate: and its key; without TLS nobody gets in then.
+        """
         self._programs = programs
-        self._data = folder / "data"
+        self._has_tls = certificate is not None
+        self.data = folder / "data"
         self.port = free_port()
         self._server = ("--host=127.0.0.1", f"--port={self.port}", "--username=lake")
         embedded._own(folder)
-        self._run("initdb", f"--pgdata={self._data}", "--username=lake", "--auth=trust", "--no-sync")
-        tls = ""
+        if copy_of is None:
+            self._run("initdb", f"--pgdata={self.data}", "--username=lake", "--auth=trust", "--no-sync")
+        else:
+            flags = ("--write-recovery-conf", "--checkpoint=fast", "--no-sync")
+            self._run("pg_basebackup", f"--pgdata={self.data}", *copy_of._server, *flags)
         if certificate is not None:
             for source, name in zip(certificate, ("server.crt", "server.key"), strict=True):
-                shutil.copy(source, self._data / name)
-                os.chown(self._data / name, self._data.stat().st_uid, self._data.stat().st_gid)
-                (self._data / name).chmod(0o600)
-            (self._data / "pg_hba.conf").write_text("hostssl all all 127.0.0.1/32 trust\n")
-            tls = "-c ssl=on "
-        self._run(
-            "pg_ctl", "start", "--wait", "--silent", f"--pgdata={self._data}",
-            f"--log={self._data}/server.log",
+                shutil.copy(source, self.data / name)
+                os.chown(self.data / name, self.data.stat().st_uid, self.data.stat().st_gid)
+                (self.data / name).chmod(0o600)
+            (self.data / "pg_hba.conf").write_text("hostssl all all 127.0.0.1/32 trust\n")
+        self.start()
+
+    def start(self, *, small_disk: Path | None = None) -> None:
+        """small_disk: a folder that is a file system of 24 MB to this server, and to nobody else."""
+        tls = "-c ssl=on " if self._has_tls else ""
+        command = (
+            "pg_ctl", "start", "--wait", "--silent", f"--pgdata={self.data}", f"--log={self.data}/server.log",
             f"--options={tls}-c listen_addresses=127.0.0.1 -p {self.port} -c unix_socket_directories= "
             "-c fsync=off -c max_connections=300",
         )  # fmt: skip
+        if small_disk is None:
+            self._run(*command)
+            return
+        uid, gid = embedded._account()
+        mount = f"mount -t tmpfs -o size=24m,mode=700,uid={uid},gid={gid} none {small_disk}"
+        become = f"setpriv --reuid={uid} --regid={gid} --clear-groups"
+        program, *arguments = command
+        subprocess.run(
+            [
+                "unshare", "--mount", "sh", "-c", f'{mount} && exec {become} "$@"', "sh",
+                str(embedded._binaries() / program), *arguments,
+            ],
+            cwd="/", check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def psql(self, database: str, sql: str) -> None:
+        """Statements as psql sends them: outside a transaction."""
+        self._run("psql", *self._server, "-q", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", sql)
+
+    def start_after_kill(self) -> None:
+        """Its children need a moment to let go of shared memory."""
+        embedded._forget_the_dead(self.data / "postmaster.pid")
+        for _ in range(50):
+            with suppress(LakeError):
+                self.start()
+                return
+            time.sleep(0.2)
+        raise AssertionError(self.log()[-2000:])
+
+    def stop(self, mode: str = "immediate") -> None:
+        self._run("pg_ctl", "stop", f"--mode={mode}", "--silent", f"--pgdata={self.data}")
+
+    def promote(self) -> None:
+        self._run("pg_ctl", "promote", "--wait", "--silent", f"--pgdata={self.data}")
 
     def _run(self, program: str, *arguments: str) -> None:
         embedded._pg(str(self._programs / program), *arguments)
@@ -258,7 +309,7 @@ class PostgresServer:
 
     def dump(self, name: str) -> Path:
         """The database as a file that `restore` takes, while others are at work in it."""
-        path = self._data.parent / f"{name}.dump"
+        path = self.data.parent / f"{name}.dump"
         self._run("pg_dump", *self._server, "--format=custom", f"--file={path}", name)
         return path
 
@@ -284,13 +335,10 @@ class PostgresServer:
         return []
 
     def log(self) -> str:
-        return (self._data / "server.log").read_text()
+        return (self.data / "server.log").read_text()
 
     def url(self, name: str) -> str:
         return f"postgresql://lake@127.0.0.1:{self.port}/{name}"
-
-    def stop(self) -> None:
-        self._run("pg_ctl", "stop", "--mode=immediate", "--silent", f"--pgdata={self._data}")
 
 
 WEED = str(Path(sys.executable).parent / "weed")
@@ -313,23 +361,32 @@ class S3Server:
             flags += [f"-s3.port.https={tls_port}"]
             flags += [f"-s3.cert.file={certificate[0]}", f"-s3.key.file={certificate[1]}"]
         self._master = f"127.0.0.1:{ours['master.port']}.{ours['master.port.grpc']}"
-        credentials = {"AWS_ACCESS_KEY_ID": self.KEY, "AWS_SECRET_ACCESS_KEY": self.SECRET}
+        self._credentials = {"AWS_ACCESS_KEY_ID": self.KEY, "AWS_SECRET_ACCESS_KEY": self.SECRET}
         self.endpoint = f"http://127.0.0.1:{port}"
-        self.environment = credentials | {"AWS_ENDPOINT_URL": self.endpoint, "AWS_REGION": "us-east-1"}
+        self.environment = self._credentials | {"AWS_ENDPOINT_URL": self.endpoint, "AWS_REGION": "us-east-1"}
+        self._command = [
+            WEED, "mini", f"-dir={folder}", "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1", f"-s3.port={port}", "-admin.ui=false", "-webdav=false",
+            "-s3.port.iceberg=0", *flags,
+        ]  # fmt: skip
+        self._folder = folder
+        self.start()
+
+    def start(self) -> None:
         self._server = subprocess.Popen(
-            [
-                WEED, "mini", f"-dir={folder}", "-ip=127.0.0.1",
-                "-ip.bind=127.0.0.1", f"-s3.port={port}", "-admin.ui=false", "-webdav=false",
-                "-s3.port.iceberg=0", *flags,
-            ],
-            env=credentials | {"S3_BUCKET": self.BUCKET},
-            cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            self._command,
+            env=self._credentials | {"S3_BUCKET": self.BUCKET},
+            cwd=self._folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
             self._wait()
         except BaseException:
             self.close()
             raise
+
+    @property
+    def pid(self) -> int:
+        return self._server.pid
 
     def store(self, prefix: str) -> S3Store:
         return S3Store(
@@ -349,6 +406,20 @@ class S3Server:
     def close(self) -> None:
         self._server.terminate()
         self._server.wait(30)
+
+    def start_after_kill(self) -> None:
+        """Ready when it gives what it holds: it calls itself healthy some seconds before that."""
+        self._server.wait(30)
+        self.start()
+        store = self.store("")
+        keys = [meta["path"] for page in store.list() for meta in page]
+        deadline = time.monotonic() + 60
+        while keys:
+            try:
+                store.get(keys[-1]).bytes()
+                keys.pop()
+            except BaseError:
+                assert time.monotonic() < deadline, f"seaweedfs does not give {keys[-1]}"
 
     def _wait(self) -> None:
         deadline = time.monotonic() + 60

@@ -33,6 +33,11 @@ CATALOG_FORMAT = "1.0"  # that this ducklake extension makes
 
 _KIND = re.compile(r"((?:[A-Za-z]+ )*Error|\w+Exception): ")
 _AWAY = re.compile(r"[Cc]onnect|server closed|terminating|starting up|shutting down|recovery mode")
+# As patient with a store that is busy as obstore is, some seconds: DuckDB gives up after half of one.
+_PATIENCE = ("http_retries = 5", "http_retry_wait_ms = 200", "http_retry_backoff = 2")
+
+# A commit that the catalog does not live to see fails without a word of why.
+_GONE = re.compile(r'server closed the connection|terminating connection|Failed to execute query "\w+": *$')
 
 _QUOTED = re.compile(r'Failed to execute query ".*": (?=ERROR)', re.DOTALL)
 
@@ -180,6 +185,7 @@ class StoreSecrets:
     def settings(self) -> Iterator[str]:
         """Certificates are checked: DuckDB's own default does so with one of its two HTTP clients only."""
         if self._stores:
+            yield from (f"set global {setting}" for setting in _PATIENCE)
             yield "set global enable_server_cert_verification = true"
             yield "set global enable_curl_server_cert_verification = true"
         for bundle in {store.ca_bundle for store in self._stores.values() if store.ca_bundle}:
@@ -355,10 +361,16 @@ def is_conflict(message: str) -> bool:
     return lost or (kind in ("Invalid Input Error", "") and "lakeward: fence moved" in message)
 
 
+def went_away(message: str) -> bool:
+    """Was the catalog's Postgres lost on the way?"""
+    return error_kind(message) in ("", "TransactionContext Error") and bool(_GONE.search(message))
+
+
 def first_line(message: str) -> str:
-    """DuckDB's words, without the statements it quotes; of a commit that failed also why it did."""
-    lines = without_statements(message).strip().splitlines() or [message]
-    return " ".join(lines[:2]) if lines[0].endswith("DuckLake transaction.") else lines[0]
+    """DuckDB's words, without the statements it quotes; of a commit or a request also why it failed."""
+    lines = [line for line in without_statements(message).splitlines() if line.strip()] or [message]
+    goes_on = lines[0].endswith("DuckLake transaction.") or error_kind(message) == "HTTP Error"
+    return " ".join(lines[:2]) if goes_on else lines[0]
 
 
 def without_statements(message: str) -> str:

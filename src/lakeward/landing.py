@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lakeward.streams import Stream
 
 _PAGE = 1000  # keys of one S3 list response
+_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +161,15 @@ class Objects:
         From the day before: SeaweedFS, told to start after `day=20/`, leaves out what lies in it.
         """
         first = None if since is None else f"{prefix}{partition_folder(since - timedelta(days=1))}"
-        for page in self._store.list(prefix, offset=first, chunk_size=_PAGE):
-            yield [self._landed(meta) for meta in page]
+        for left in reversed(range(_TRIES)):
+            try:
+                for page in self._store.list(prefix, offset=first, chunk_size=_PAGE):
+                    yield [self._landed(meta) for meta in page]
+                    first = page[-1]["path"] if page else first
+                return
+            except BaseError as error:  # obstore asks again for every answer but a list that was cut
+                if not left or "list response body" not in str(error):
+                    raise
 
     def head(self, path: str) -> LandedFile | None:
         try:
@@ -381,7 +389,7 @@ class _Provider:
 
 def _words(error: str) -> str:
     """obstore's first line, and the cause that only its long form names."""
-    first = error.splitlines()[0]
+    first = " ".join(error.partition("\n\nDebug source")[0].split())
     cause = re.search(r'InvalidCertificate\(\s*(\w+)|message: "([^"]+)"', error)
     if cause is None:
         return first

@@ -26,6 +26,7 @@ Job = tuple["Stream", Sequence["Model"]]  # a stream and its models
 Wanted = tuple["Stream", Sequence[str]]  # a stream and the names of its models
 
 _NEXT = "__next"
+_ANNOUNCED_AT_MOST = timedelta(hours=1)  # a minute, and what clocks of two machines may differ by
 
 LIST_ALL_UP_TO = 10_000  # objects, of all streams together: cheap enough for every feed
 
@@ -152,7 +153,8 @@ def _is_full_listing_due(stream: StreamHistory, settings: Settings, now: datetim
 
 def _refreshed_by(stream: StreamHistory, now: datetime) -> str | None:
     owner, until = stream.refresh or (None, now)
-    return owner if until > now else None
+    # What ends later was announced by a clock that ran ahead, and would hold all others up till then.
+    return owner if now < until <= now + _ANNOUNCED_AT_MOST else None
 
 
 def _files(stream: StreamHistory) -> int:

@@ -31,7 +31,7 @@ from lakeward.errors import (
     WriterConflict,
 )
 from lakeward.intake import Plan
-from lakeward.lake import error_kind, is_conflict, without_statements
+from lakeward.lake import error_kind, is_conflict, went_away, without_statements
 from lakeward.manifest import manifest_path
 from lakeward.plugin import close_catalogs, handing_over
 from lakeward.settings import Settings
@@ -184,6 +184,10 @@ def _as_error(message: str, landing_url: str) -> LakewardError:
     kind = error_kind(words)
     if is_conflict(words):
         return WriterConflict(told)
+    if went_away(words):
+        return TransformError(
+            told, hint="the catalog's Postgres went away: the next feed knows what was done"
+        )
     if kind == "Out of Memory Error":
         return MemoryExceeded(told, hint="raise memory_limit, or lower batch_max_bytes")
     if kind in _OF_THE_STORE:

@@ -13,48 +13,72 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.chaos.schedule import Outcome, Range, Schedule
 from tests.chaos.world import SCENARIOS, World
-from tests.scratch import PostgresServer, remove_catalog
+from tests.scratch import PostgresServer, S3Server, remove_catalog
 
-EMBEDDED_EACH = 5  # every fifth schedule kills the embedded Postgres, alone or with the process
+# Of five schedules three kill the process, one the embedded Postgres, alone or with the process, and one the
+# process, the S3 server or the network Postgres of a lake that has no folder of its own.
+TURNS = ("network", "network", "team", "network", "embedded")
+TEAM = ("run", "refresh", "first run", "dbt run")
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """network: on a network Postgres. embedded: with one of its own. team: on a network Postgres and S3."""
+
+    network: Range
+    embedded: Range
+    team: Range
 
 
 @contextmanager
-def shooting_ranges() -> Iterator[tuple[Range, Range]]:
-    """One on a network Postgres, one whose worlds carry their own."""
+def shooting_ranges() -> Iterator[Ranges]:
     # Not a folder that only its owner may enter: as root, Postgres runs as nobody.
     root = Path(tempfile.mkdtemp(prefix="lakeward-chaos-"))
     root.chmod(0o755)
-    postgres = PostgresServer(root / "postgres")
-    worlds = [World(root / "network", postgres), World(root / "embedded", None)]
-    try:
-        for world in worlds:
-            world.found()
-        yield Range(worlds[0]), Range(worlds[1])
-    finally:
-        postgres.stop()
-        for lake in (root / "embedded").glob("*/.lake"):
-            remove_catalog(lake.parent)
-        shutil.rmtree(root, ignore_errors=True)
+    (root / "s3").mkdir()
+    with ExitStack() as running:
+        running.callback(shutil.rmtree, root, ignore_errors=True)
+        servers = [PostgresServer(root / name) for name in ("postgres", "team-postgres")]
+        for server in servers:
+            running.callback(server.stop)
+        s3 = running.enter_context(closing(S3Server(root / "s3")))
+        worlds = [
+            World(root / "network", servers[0]),
+            World(root / "embedded", None),
+            World(root / "team", servers[1], s3),
+        ]
+        try:
+            for world in worlds:
+                world.found()
+            yield Ranges(*map(Range, worlds))
+        finally:
+            for lake in (root / "embedded").glob("*/.lake"):
+                remove_catalog(lake.parent)
 
 
-def schedules(network: Range, embedded: Range, first: int, count: int) -> Iterator[tuple[Range, Schedule]]:
+def schedules(ranges: Ranges, first: int, count: int) -> Iterator[tuple[Range, Schedule]]:
     """Phase after phase, each time in another scenario that has it, so that few schedules meet all phases."""
-    having: dict[str, list[str]] = {}
+    network, having = ranges.network, dict[str, list[str]]()
     for name in SCENARIOS:
         for phase in network.phases(name):
             having.setdefault(phase, []).append(name)
     phases = sorted(having)
     for seed in range(first, first + count):
-        if seed % EMBEDDED_EACH == EMBEDDED_EACH - 1:
-            yield embedded, embedded.schedule(seed, "run")
+        fives, rest = divmod(seed, len(TURNS))
+        number = fives * TURNS.count(TURNS[rest]) + TURNS[:rest].count(TURNS[rest])  # of its kind
+        if TURNS[rest] == "embedded":
+            yield ranges.embedded, ranges.embedded.schedule(seed, "run")
+        elif TURNS[rest] == "team":
+            yield ranges.team, ranges.team.schedule(seed, TEAM[number % len(TEAM)])
         else:
-            turn, place = divmod(seed - seed // EMBEDDED_EACH, len(phases))
+            turn, place = divmod(number, len(phases))
             names = having[phases[place]]
             yield network, network.schedule(seed, names[turn % len(names)], phases[place])
 
@@ -79,8 +103,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the summary as JSON")
     options = parser.parse_args()
     outcomes = []
-    with shooting_ranges() as (network, embedded):
-        for place, schedule in schedules(network, embedded, options.seed, options.n):
+    with shooting_ranges() as ranges:
+        for place, schedule in schedules(ranges, options.seed, options.n):
             outcome = place.run(schedule)
             outcomes.append(outcome)
             what = (
@@ -93,7 +117,9 @@ def main() -> None:
         found = summary(outcomes)
         if options.n >= 60:
             met = {place.partition(",")[0] for place in found["died in"]}
-            found["never hit"] = sorted({phase for name in SCENARIOS for phase in network.phases(name)} - met)
+            found["never hit"] = sorted(
+                {phase for name in SCENARIOS for phase in ranges.network.phases(name)} - met
+            )
     print(json.dumps(found, indent=2))
     if options.out:
         options.out.write_text(json.dumps(found, indent=2) + "\n")

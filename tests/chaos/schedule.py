@@ -30,7 +30,7 @@ class Schedule:
     phase: str  # that it belongs to
     where: str
     delay: float  # seconds from the step's beginning, for `inside`
-    target: str = "process"  # or catalog, or both
+    target: str = "process"  # or one of its world's others
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,7 @@ class Range:
         wanted = phase or draw.choice(phases)
         step = draw.choice([line for line in steps if line["phase"] == wanted])
         where = draw.choices(WHERE, (1, 2, 1))[0]
-        target = "process"
-        if self.world.postgres is None:
-            target = draw.choice(["catalog", "both"])
+        target = draw.choice(self.world.targets)
         return Schedule(seed, chosen, step["number"], wanted, where, draw.random() * step["seconds"], target)
 
     def phases(self, scenario: str) -> set[str]:
@@ -75,15 +73,16 @@ class Range:
         trace.unlink(missing_ok=True)
         strike = {
             "number": schedule.number, "where": schedule.where, "delay": schedule.delay,
-            "target": schedule.target, "catalog": str((world.lake.root / ".lake" / "catalog").resolve()),
+            "target": schedule.target, **world.victims,
         }  # fmt: skip
         killed = world.run(*scenario.command, trace=trace, strike=strike)
+        world.mend(schedule.target)
         lines = [json.loads(line) for line in trace.read_text().splitlines()]
         struck = [line for line in lines if "struck" in line]
         until = lines.index(struck[0]) if struck else len(lines)
         last = next(line for line in reversed(lines[:until]) if "phase" in line)
         told = [] if struck else [f"step {schedule.number} was never reached"]
-        if struck and schedule.target != "catalog" and killed.returncode != -9:
+        if struck and schedule.target in ("process", "both") and killed.returncode != -9:
             told.append(f"the process was to be killed, and ended with {killed.returncode}: {killed.stderr}")
         if "Traceback" in killed.stderr:
             told.append(f"a traceback: {killed.stderr[-500:]}")
@@ -192,6 +191,6 @@ def _leftovers(world: World, seen: Mapping[str, list[dict[str, Any]]]) -> list[s
     """Relations nobody asked for; Parquet that neither the catalog nor its cleanup knows."""
     extra = {row["name"] for row in seen["relations"]} - {*_MODELS, MART}
     known = {Path(row["path"]).name for row in [*seen["referenced"], *seen["orphaned"]]}
-    on_disk = {path.name for path in (world.lake.root / ".lake" / "data").rglob("*.parquet")}
+    on_disk = {path.rpartition("/")[2] for path in world.data()}
     told = [f"left over: {name}" for name in sorted(extra)]
     return told + [f"{name}: no cleanup would find it" for name in sorted(on_disk - known)]

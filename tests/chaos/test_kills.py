@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
-from tests.chaos.__main__ import shooting_ranges
-from tests.chaos.schedule import Range
+from tests.chaos.__main__ import Ranges, shooting_ranges
 
 # A phase of each that has caught something or nearly did; the seed draws the step, the place and the moment.
 SCHEDULES = [
@@ -24,22 +24,30 @@ SCHEDULES = [
 
 
 @pytest.fixture(scope="module")
-def ranges() -> Iterator[tuple[Range, Range]]:
-    with shooting_ranges() as both:
-        yield both
+def ranges() -> Iterator[Ranges]:
+    with shooting_ranges() as made:
+        yield made
 
 
 @pytest.mark.parametrize(("seed", "scenario", "phase"), [(seed, *one) for seed, one in enumerate(SCHEDULES)])
 def test_a_killed_process_leaves_nothing_lost_doubled_or_in_the_way(
-    ranges: tuple[Range, Range], seed: int, scenario: str, phase: str
+    ranges: Ranges, seed: int, scenario: str, phase: str
 ) -> None:
-    network, _ = ranges
-    outcome = network.run(network.schedule(seed, scenario, phase))
+    outcome = ranges.network.run(ranges.network.schedule(seed, scenario, phase))
     assert not outcome.differences, (outcome.schedule, outcome.died_in, outcome.differences[:10])
 
 
 @pytest.mark.slow
-def test_neither_does_a_catalog_killed_with_it(ranges: tuple[Range, Range]) -> None:
-    _, embedded = ranges
-    outcome = embedded.run(embedded.schedule(9, "run"))
+def test_neither_does_a_catalog_killed_with_it(ranges: Ranges) -> None:
+    outcome = ranges.embedded.run(ranges.embedded.schedule(9, "run"))
+    assert not outcome.differences, (outcome.schedule, outcome.died_in, outcome.differences[:10])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "phase"), [("store", "write"), ("postgres", "commit"), ("store", "footers")]
+)
+def test_nor_does_a_server_killed_under_it(ranges: Ranges, target: str, phase: str) -> None:
+    schedule = replace(ranges.team.schedule(1, "run", phase), target=target)
+    outcome = ranges.team.run(schedule)
     assert not outcome.differences, (outcome.schedule, outcome.died_in, outcome.differences[:10])

@@ -2,7 +2,8 @@
 
 A step is a statement, a listing, or a call of the plugin. What a step belongs to is its phase. The trace is a
 line per beginning and end of a step, written before the step goes on, so its last line tells where a killed
-process was. A strike kills the process, its catalog, or both; or holds the process until a file appears.
+process was. A strike kills the process, its catalog or both, or its store; or holds the process until a file
+appears.
 """
 
 from __future__ import annotations
@@ -98,8 +99,10 @@ class Tracer:
         self._plan["done"] = True
         self._write(struck=True)
         target = self._plan["target"]
-        if target in ("catalog", "both"):
+        if target in ("catalog", "both", "postgres"):
             kill_postgres(Path(self._plan["catalog"]))
+        if target == "store":
+            os.kill(self._plan["store"], signal.SIGKILL)
         if target in ("process", "both"):
             os.killpg(0, signal.SIGKILL)
         while target == "pause" and not Path(self._plan["until"]).exists():

@@ -6,6 +6,7 @@ their times, the catalog is copied from a template.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -20,7 +21,15 @@ import duckdb
 from lakeward.manifest import manifest_path
 from tests.chaos import oracle
 from tests.chaos.oracle import Row, Version
-from tests.scratch import APPEND, PostgresServer, ScratchLake, clean_environment, launcher, scratch_lake
+from tests.scratch import (
+    APPEND,
+    PostgresServer,
+    S3Server,
+    ScratchLake,
+    clean_environment,
+    launcher,
+    scratch_lake,
+)
 
 STREAM = "shop/items"
 KEYED, LOG, MART = "int_shop__items", "int_shop__items_log", "fct_words"
@@ -52,8 +61,9 @@ class World:
 
     root: Path
     postgres: PostgresServer | None  # None: the embedded one
+    s3: S3Server | None = None  # None: folders
     versions: list[Version] = field(default_factory=list)
-    _kept: dict[str, list[Version]] = field(default_factory=dict)
+    _kept: dict[str, tuple[list[Version], set[str]]] = field(default_factory=dict)
 
     @property
     def lake(self) -> ScratchLake:
@@ -66,7 +76,35 @@ class World:
         kept["LAKEWARD_WORKERS"] = "1"
         if self.postgres is not None:
             kept["LAKEWARD_CATALOG_URL"] = self.postgres.url(_DATABASE)
+        if self.s3 is not None:
+            urls = {f"LAKEWARD_{name.upper()}_URL": f"{self._bucket}/{name}" for name in ("landing", "data")}
+            kept |= self.s3.environment | urls
         return kept
+
+    @property
+    def _bucket(self) -> str:
+        return f"s3://{S3Server.BUCKET}"
+
+    @property
+    def targets(self) -> list[str]:
+        """What a kill may hit."""
+        if self.postgres is None:
+            return ["catalog", "both"]
+        return ["process"] if self.s3 is None else ["process", "postgres", "store"]
+
+    @property
+    def victims(self) -> dict[str, Any]:
+        """What the tracer must know to hit it."""
+        own = (self.lake.root / ".lake" / "catalog").resolve()
+        found: dict[str, Any] = {"catalog": str(self.postgres.data if self.postgres else own)}
+        return found if self.s3 is None else found | {"store": self.s3.pid}
+
+    def mend(self, target: str) -> None:
+        """Start what was killed, if nobody else does."""
+        if target == "postgres" and self.postgres is not None:
+            self.postgres.start_after_kill()
+        if target == "store" and self.s3 is not None:
+            self.s3.start_after_kill()
 
     def found(self) -> None:
         """An empty lake with the flow's files, kept as `empty`; and, some days fed, as `fed`."""
@@ -101,7 +139,7 @@ class World:
         path = self._path(day, name, padded=padded)
         path.parent.mkdir(parents=True, exist_ok=True)
         moment = at or oracle.moment(day)
-        rows = tuple(Row(key, word, moment, str(path), day) for key in keys)
+        rows = tuple(Row(key, word, moment, self._url(path), day) for key in keys)
         with duckdb.connect() as con:
             con.execute("create table landed (id bigint, word varchar, moment timestamptz)")
             if rows:
@@ -122,16 +160,39 @@ class World:
         self._remember(path, None)
 
     def remove(self, day: int, name: str) -> None:
-        self._path(day, name).unlink()
+        path = self._path(day, name)
+        path.unlink()
+        if self.s3 is not None:
+            self.s3.store("landing").delete(self._relative(path))
 
     def _path(self, day: int, name: str, *, padded: bool = True) -> Path:
         month = "09" if padded else "9"
         folder = f"raw/{STREAM}/year=2026/month={month}/day={day:02}"
         return self.lake.landing / folder / name
 
+    def _relative(self, path: Path) -> str:
+        return str(path.relative_to(self.lake.landing))
+
+    def _url(self, path: Path) -> str:
+        return str(path) if self.s3 is None else f"{self._bucket}/landing/{self._relative(path)}"
+
     def _remember(self, path: Path, rows: tuple[Row, ...] | None) -> None:
-        relative = str(path.relative_to(self.lake.landing))
-        self.versions.append(Version(relative, _etag(path), rows))
+        if self.s3 is not None:
+            self.s3.store("landing").put(self._relative(path), path)
+        self.versions.append(Version(self._relative(path), self._etag(path), rows))
+
+    def _etag(self, path: Path) -> str:
+        """As the documentation has it: in a folder its size and when it changed, in S3 what S3 says."""
+        if self.s3 is not None:
+            return hashlib.md5(path.read_bytes()).hexdigest()
+        stat = path.stat()
+        return f"{stat.st_size:x}-{stat.st_mtime_ns:x}"
+
+    def data(self) -> set[str]:
+        """The data files there are, whoever knows them."""
+        if self.s3 is not None:
+            return _keys(self.s3, "data")
+        return {str(path) for path in (self.lake.root / ".lake" / "data").rglob("*.parquet")}
 
     def present(self) -> list[Version]:
         """The versions that lie there now."""
@@ -139,7 +200,7 @@ class World:
 
     def _lies_there(self, version: Version) -> bool:
         path = self.lake.landing / version.path
-        return path.exists() and _etag(path) == version.etag
+        return path.exists() and self._etag(path) == version.etag
 
     def run(
         self,
@@ -164,7 +225,7 @@ class World:
         subprocess.run(["cp", "-a", str(self.root / "lake"), str(self.root / name)], check=True)
         if self.postgres is not None:
             self.postgres.copy_database(_DATABASE, f"{_DATABASE} {name}")
-        self._kept[name] = list(self.versions)
+        self._kept[name] = list(self.versions), self.data()
 
     def bring_back(self, name: str) -> None:
         shutil.rmtree(self.root / "lake")
@@ -173,7 +234,19 @@ class World:
         if self.postgres is not None:
             self.postgres.drop_database(_DATABASE)
             self.postgres.copy_database(f"{_DATABASE} {name}", _DATABASE)
-        self.versions = list(self._kept[name])
+        self.versions = list(self._kept[name][0])
+        if self.s3 is not None:
+            self._bring_back_objects(self.s3)
+
+    def _bring_back_objects(self, s3: S3Server) -> None:
+        """Landed files as in the folder, which has copies. Data files never change: those not kept go."""
+        landing, files = s3.store("landing"), [p for p in self.lake.landing.rglob("*") if p.is_file()]
+        for key in _keys(s3, "landing"):
+            landing.delete(key)
+        for path in files:
+            landing.put(self._relative(path), path)
+        for key in self.data().difference(*(data for _, data in self._kept.values())):
+            s3.store("data").delete(key)
 
     def look(self, *models: str) -> dict[str, list[dict[str, Any]]]:
         """Everything that the oracle is to compare, in one process (look.py)."""
@@ -184,10 +257,8 @@ class World:
         return seen
 
 
-def _etag(path: Path) -> str:
-    """Of a local file, as the documentation has it: its size and when it changed."""
-    stat = path.stat()
-    return f"{stat.st_size:x}-{stat.st_mtime_ns:x}"
+def _keys(s3: S3Server, prefix: str) -> set[str]:
+    return {str(meta["path"]) for page in s3.store(prefix).list() for meta in page}
 
 
 def tracing(trace: Path, strike: dict[str, Any] | None) -> dict[str, Any]:

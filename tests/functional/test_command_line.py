@@ -272,7 +272,7 @@ def test_a_stream_without_a_model_shows_what_waits_for_one(lake: ScratchLake) ->
 
 
 def test_nothing_but_the_answer_goes_to_stdout_however_long_a_query_takes(lake: ScratchLake) -> None:
-    """A process without a main file, as each worker is, DuckDB takes for a person's who likes progress bars."""
+    """A process without a main file, as each worker is, DuckDB takes for a person who likes progress bars."""
     lake.add_stream("shop/items")
     lake.project()
     ask = (
