@@ -1,6 +1,6 @@
 # `make demo` runs the main job here; `make test` is what CI runs. uv comes from PyPI when it is absent.
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-all chaos mutants lint fmt docs bench clean
+.PHONY: help demo install test test-all chaos soak mutants lint fmt docs bench clean
 
 UV := $(shell command -v uv || echo .uv/bin/uv)
 PYTHON ?= python3
@@ -16,13 +16,17 @@ demo: $(UV) ## Install what the main job needs, land sample syncs, feed them, bu
 test: install lint ## Lint, types, import contract, all tests
 	.venv/bin/pytest
 
-test-all: install lint ## All of it longer: 200 schedules of kills, 100 disorders; about an hour
-	.venv/bin/pytest -m "" --hypothesis-profile=all
+test-all: install lint ## All of it longer and in every setting, 200 schedules of kills, ten minutes of load; about three hours
+	.venv/bin/pytest -m "" --hypothesis-profile=all --settings=all
 	.venv/bin/python -m tests.chaos --n 200 --out tests/chaos/result.json
+	.venv/bin/python -m tests.soak --minutes 10 --out tests/soak/result.json
 	.venv/bin/python -m tests.mutants
 
 chaos: install ## Kill lakeward, its Postgres or its S3 server at N seeded points and compare with an oracle: make chaos SEED=1 N=60
 	.venv/bin/python -m tests.chaos --seed $(or $(SEED),0) --n $(or $(N),60)
+
+soak: install ## Ten minutes of a team's lake under load, then compared with an oracle: make soak MINUTES=2
+	.venv/bin/python -m tests.soak --minutes $(or $(MINUTES),10)
 
 mutants: install ## Break the engine in one place at a time and see a test fail for each
 	.venv/bin/python -m tests.mutants

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _LIBRARIES = ("duckdb", "dbt-core", "dbt-duckdb", "dagster")
 _CLOCK_SECONDS, _CLOCK_REFUSED = 5.0, 600.0  # S3 refuses a request signed a quarter of an hour off
-CONNECTIONS = 6  # to Postgres, of one lakeward process at most (tests/functional/test_doctor.py)
+CONNECTIONS = 4  # to Postgres, of one lakeward process at most (tests/functional/test_doctor.py)
 _SHOWN = 5
 
 

@@ -37,6 +37,7 @@ NOT_RUN = {
     "make docs": "test_the_reference_is_what_the_code_says runs the same program",
     "make bench": "takes tens of minutes",
     "make chaos": "takes minutes; tests/chaos/test_kills.py runs ten of its schedules",
+    "make soak": "takes ten minutes",
     "make mutants": "takes tens of minutes",
     "make test-all": "takes an hour",
     ".venv/bin/pytest": "runs these very tests",

@@ -145,4 +145,3 @@ def test_a_feed_keeps_to_the_connections_that_doctor_counts_with(
         over.set()
         watcher.join()
     assert 3 <= max(seen) <= 3 * CONNECTIONS, max(seen)
-    print(max(seen))
