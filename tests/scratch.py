@@ -201,6 +201,9 @@ class PostgresServer:
         self._server = ("--host=127.0.0.1", f"--port={self.port}", "--username=lake")
         embedded._own(folder)
         self._run("initdb", f"--pgdata={self._data}", "--username=lake", "--auth=trust", "--no-sync")
+        (self._data / "pg_hba.conf").write_text(
+            "host all lake 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
+        )
         self._run(
             "pg_ctl", "start", "--wait", "--silent", f"--pgdata={self._data}",
             f"--log={self._data}/server.log",
@@ -217,6 +220,13 @@ class PostgresServer:
 
     def drop_database(self, name: str) -> None:
         self._run("dropdb", *self._server, "--force", name)
+
+    def run_script(self, database: str, script: Path) -> None:
+        """As psql does it. Raises LakeError with its last words."""
+        readable = self._data.with_name(script.name)  # as root the program runs as nobody
+        shutil.copy(script, readable)
+        readable.chmod(0o644)
+        self._run("psql", *self._server, "--no-psqlrc", "--quiet", f"--file={readable}", database)
 
     def run(self, database: str, sql: str) -> list[str]:
         """One statement; the first column of its rows. Raises AssertionError with Postgres's words."""
@@ -238,11 +248,15 @@ class PostgresServer:
     def log(self) -> str:
         return (self._data / "server.log").read_text()
 
-    def url(self, name: str) -> str:
-        return f"postgresql://lake@127.0.0.1:{self.port}/{name}"
+    def url(self, name: str, user: str = "lake") -> str:
+        """user: with its password, where it has one."""
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{name}"
 
     def stop(self) -> None:
         self._run("pg_ctl", "stop", "--mode=immediate", "--silent", f"--pgdata={self._data}")
+
+
+WEED = str(Path(sys.executable).parent / "weed")
 
 
 class S3Server:
@@ -252,14 +266,16 @@ class S3Server:
 
     def __init__(self, folder: Path) -> None:
         port = free_port()
-        ours = ("master.port", "volume.port", "filer.port", "admin.port")
-        flags = [f"-{name}{kind}={free_port()}" for name in ours for kind in ("", ".grpc")]
+        names = ("master.port", "volume.port", "filer.port", "admin.port")
+        ours = {f"{name}{kind}": free_port() for name in names for kind in ("", ".grpc")}
+        flags = [f"-{name}={number}" for name, number in ours.items()]
+        self._master = f"127.0.0.1:{ours['master.port']}.{ours['master.port.grpc']}"
         credentials = {"AWS_ACCESS_KEY_ID": self.KEY, "AWS_SECRET_ACCESS_KEY": self.SECRET}
         self.endpoint = f"http://127.0.0.1:{port}"
         self.environment = credentials | {"AWS_ENDPOINT_URL": self.endpoint, "AWS_REGION": "us-east-1"}
         self._server = subprocess.Popen(
             [
-                str(Path(sys.executable).parent / "weed"), "mini", f"-dir={folder}", "-ip=127.0.0.1",
+                WEED, "mini", f"-dir={folder}", "-ip=127.0.0.1",
                 "-ip.bind=127.0.0.1", f"-s3.port={port}", "-admin.ui=false", "-webdav=false",
                 "-s3.port.iceberg=0", *flags,
             ],
@@ -272,15 +288,33 @@ class S3Server:
             self.close()
             raise
 
-    def store(self, prefix: str) -> S3Store:
+    def store(self, prefix: str, *, bucket: str = BUCKET, key: str = KEY, secret: str = SECRET) -> S3Store:
         return S3Store(
-            self.BUCKET, prefix=prefix, endpoint=self.endpoint, access_key_id=self.KEY,
-            secret_access_key=self.SECRET, region="us-east-1", virtual_hosted_style_request=False,
+            bucket, prefix=prefix, endpoint=self.endpoint, access_key_id=key,
+            secret_access_key=secret, region="us-east-1", virtual_hosted_style_request=False,
             client_options={"allow_http": True},
         )  # fmt: skip
 
+    def shell(self, *commands: str) -> None:
+        """Of SeaweedFS's own shell. It leaves with 0 whatever happens."""
+        done = subprocess.run(
+            [WEED, "shell", f"-master={self._master}"],
+            input="\n".join(commands), check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        assert "error" not in done.stdout + done.stderr, done.stdout + done.stderr
+
+    def add_user(self, name: str, *policies: Path) -> dict[str, str]:
+        """A user with just these policies; the variables that a program has to have to be it."""
+        key, secret = f"AKID{name.upper()}", f"SECRET{name.upper()}"
+        self.shell(
+            f"s3.user.create -name={name} -access_key={key} -secret_key={secret}",
+            *(f"s3.policy -put -name={policy.stem} -file={policy}" for policy in policies),
+            *(f"s3.policy.attach -user={name} -policy={policy.stem}" for policy in policies),
+        )
+        return self.environment | {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
+
     def close(self) -> None:
-        self._server.terminate()
+        self._server.kill()  # asked to end it takes ten seconds
         self._server.wait(30)
 
     def _wait(self) -> None:

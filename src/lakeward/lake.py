@@ -29,6 +29,8 @@ _EXTENSIONS = ("ducklake", "postgres_scanner")
 _KIND = re.compile(r"((?:[A-Za-z]+ )*Error|\w+Exception): ")
 _AWAY = re.compile(r"[Cc]onnect|server closed|terminating|starting up|shutting down|recovery mode")
 
+_REFUSED = re.compile(r"ERROR:  (cannot execute \w+ in a read-only transaction|permission denied for)")
+
 _QUOTED = re.compile(r'Failed to execute query ".*": (?=ERROR)', re.DOTALL)
 
 _SETUP = 7_202_611  # our advisory lock's number in the catalog database
@@ -256,6 +258,8 @@ def as_lakeward_error(message: str) -> LakewardError:
         return WriterConflict(line)
     if error_kind(message) in ("IO Error", "TransactionContext Error") and _AWAY.search(line):
         return CatalogUnavailable(line, hint="is its Postgres up? nothing was marked as done")
+    if _REFUSED.search(line):
+        return LakeError(line, hint="the role in catalog_url may only read: see deploy/roles.sql")
     return LakeError(line)
 
 
