@@ -328,14 +328,21 @@ def _create_secret(name: str, options: dict[str, str]) -> str:
 
 
 def _postgres_parameters(url: str) -> dict[str, str]:
-    parts = urlsplit(url)
+    wrong = ConfigError(
+        "catalog_url is not a Postgres URL",
+        hint="write postgresql://user:password@host:port/database; "
+        "in user and password, percent-encode what is neither letter nor digit",
+    )
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 5432
+    except ValueError:  # its words hold a part of the password
+        raise wrong from None
     if not re.match(r"^postgres(ql)?$", parts.scheme) or not parts.path.strip("/"):
-        raise ConfigError(
-            "catalog_url is not a Postgres URL", hint="write postgresql://user:password@host:port/database"
-        )
+        raise wrong
     found = {
         "host": parts.hostname,
-        "port": str(parts.port or 5432),
+        "port": str(port),
         "database": parts.path.strip("/"),
         "user": parts.username,
         "password": parts.password,

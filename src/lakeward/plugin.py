@@ -43,6 +43,7 @@ from lakeward.meta import set_up
 from lakeward.reading import Reading, read
 from lakeward.schemas import compatible, grouped, narrowed, readable_together
 from lakeward.settings import Settings, load_settings
+from lakeward.sql import escape_glob, quote_list
 from lakeward.streams import Stream, stream_of_tag
 
 if TYPE_CHECKING:
@@ -145,8 +146,8 @@ class Plugin(BasePlugin):
                 return
             stream = stream_of_tag(self._settings.project_dir, request["tag"])
             if not request["runs"]:
-                pattern = f"{landing.url(stream.root)}**/*.parquet*"
-                request["answer"]["files"] = f"['{pattern}'], union_by_name=true"
+                pattern = f"{escape_glob(landing.url(stream.root))}**/*.parquet*"
+                request["answer"]["files"] = f"{quote_list([pattern])}, union_by_name=true"
                 return
             plan = self._plan(request, stream, landing)
             request["answer"] |= {
@@ -281,7 +282,7 @@ def _given(paths: object, stream: Stream, landing: Landing, reading: Reading) ->
     found = []
     for given in paths:
         path = landing.relative(given)
-        if path is None or not path.startswith(stream.root) or normpath(path) != path:
+        if path is None or not path.startswith(stream.root) or normpath(path) != path or "\0" in path:
             raise ConfigError(
                 f"{given} does not belong to {stream.id}",
                 hint=f"write it as `lakeward files {stream.id}` does; they lie in {landing.url(stream.root)}",
