@@ -228,6 +228,12 @@ class PostgresServer:
         readable.chmod(0o644)
         self._run("psql", *self._server, "--no-psqlrc", "--quiet", f"--file={readable}", database)
 
+    def dump(self, database: str) -> str:
+        """All that is in it, as text."""
+        path = self._data.with_name("dump.sql")
+        self._run("pg_dump", *self._server, f"--file={path}", database)
+        return path.read_text()
+
     def run(self, database: str, sql: str) -> list[str]:
         """One statement; the first column of its rows. Raises AssertionError with Postgres's words."""
         with duckdb.connect() as con:
@@ -303,9 +309,9 @@ class S3Server:
         )  # fmt: skip
         assert "error" not in done.stdout + done.stderr, done.stdout + done.stderr
 
-    def add_user(self, name: str, *policies: Path) -> dict[str, str]:
+    def add_user(self, name: str, *policies: Path, secret: str | None = None) -> dict[str, str]:
         """A user with just these policies; the variables that a program has to have to be it."""
-        key, secret = f"AKID{name.upper()}", f"SECRET{name.upper()}"
+        key, secret = f"AKID{name.upper()}", secret or f"SECRET{name.upper()}"
         self.shell(
             f"s3.user.create -name={name} -access_key={key} -secret_key={secret}",
             *(f"s3.policy -put -name={policy.stem} -file={policy}" for policy in policies),

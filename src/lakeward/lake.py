@@ -69,6 +69,9 @@ def prepare(con: Connection, settings: Settings, *, read_only: bool = False) -> 
     try:
         for statement in _connecting(settings, catalog):
             con.execute(statement)
+        if _is_remote(settings):
+            for name in ("s3_secret_access_key", "s3_session_token"):
+                con.execute(f"set {name} = ''")  # httpfs takes them from the environment, for all to see
         # Commits of other streams bump the snapshot number under ours: DuckLake retries, it does not fail.
         con.execute("set ducklake_max_retry_count = 100")
         _attach(con, read_only=read_only)
@@ -108,7 +111,7 @@ def running_catalog(settings: Settings) -> Iterator[EmbeddedCatalog | None]:
 
 def _connecting(settings: Settings, catalog: EmbeddedCatalog | None) -> Iterator[str]:
     """Extensions and secrets, in the order DuckDB needs them."""
-    remote = "://" in settings.landing_url or "://" in settings.data_url
+    remote = _is_remote(settings)
     for extension in (*_EXTENSIONS, *(("httpfs",) if remote else ())):
         yield f"load {quote_literal(_extension_path(extension))}"
     if remote:
@@ -124,6 +127,10 @@ def _connecting(settings: Settings, catalog: EmbeddedCatalog | None) -> Iterator
         f"data_path {quote_literal(settings.data_url + '/')}, "
         "metadata_parameters map {'TYPE': 'postgres', 'SECRET': 'lakeward_catalog'})"
     )
+
+
+def _is_remote(settings: Settings) -> bool:
+    return "://" in settings.landing_url or "://" in settings.data_url
 
 
 def _attach(con: Connection, *, read_only: bool) -> None:

@@ -35,7 +35,7 @@ from lakeward.intake import (
     render,
     shape_for,
 )
-from lakeward.lake import Lake, prepare
+from lakeward.lake import Lake, prepare, translated
 from lakeward.landing import LandedFile, Landing, open_landing
 from lakeward.ledger import Ledger
 from lakeward.manifest import packaged_macros
@@ -121,7 +121,7 @@ class Plugin(BasePlugin):
 
     def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
         self._con = conn
-        with _as_dbt_error():
+        with _as_dbt_error(), translated():
             catalog = prepare(conn, self._settings)
         if catalog is not None:
             _catalogs.append(catalog)

@@ -25,7 +25,9 @@ _CENTURY = 36_500  # days
 _LONGEST = 200  # characters of a wrong value that are worth showing
 # A prefix that nobody reads as another one: obstore decodes `%61` and resolves `..`, DuckDB expands `*` and
 # takes what follows a `?` for settings.
-_OBJECTS = re.compile(r"s3://[a-z0-9][a-z0-9._-]*(/(?!\.{1,2}(/|$))[^/?#%*\[\]\\\s\x00-\x1f]+)*", re.ASCII)
+_OBJECTS = re.compile(
+    r"s3://[a-z0-9][a-z0-9._-]*(/(?!\.{1,2}(/|$))[^/?#%*\[\]\\\s\x00-\x1f\x7f]+)*", re.ASCII
+)
 
 
 class S3(BaseModel):

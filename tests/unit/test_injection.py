@@ -288,6 +288,7 @@ def _place(url: str) -> tuple[str, ...]:
 
 
 @many
+@example(landing="s3://b/\x7f", data="s3://b/data")
 @given(landing=URL, data=URL)
 def test_no_spelling_hides_that_landing_zone_and_data_path_contain_one_another(
     tmp_path_factory: pytest.TempPathFactory, landing: str, data: str
