@@ -81,3 +81,15 @@ def test_a_landing_zone_of_any_name_is_only_a_place(lake: ScratchLake) -> None:
     assert "it''s" in compiled.read_text()
     assert lake.feed()["shop/items"].rows == 3
     assert len(lake.table("int_shop__items")) == 3
+
+
+def test_a_name_does_not_steer_the_terminal(lake: ScratchLake) -> None:
+    lake.add_stream("shop/items")
+    made = lake.land("shop/items", 1, "made", range(3))
+    made.rename(made.with_name("\x1b[2J\x1b]0;title\x07 \x9b1m.parquet")).write_bytes(b"no Parquet")
+    fed = lake.cli("feed", check=False)
+    shown = [lake.cli(*command, check=False) for command in (["files", "shop/items"], ["quarantine", "list"])]
+    for done in (fed, *shown):
+        told = done.stdout + done.stderr
+        assert "␛[2J␛]0;title␇" in told
+        assert not set("\x1b\x07\x9b") & set(told)
