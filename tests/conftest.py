@@ -7,6 +7,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,13 +16,14 @@ from hypothesis import settings
 
 import lakeward.transform  # noqa: F401, TID253 - nearly every test needs dbt
 from tests.launcher import trust_extensions
-from tests.scratch import SETTING, PostgresServer, ScratchLake, remove_catalog, scratch_lake
+from tests.scratch import SETTING, PostgresServer, S3Server, ScratchLake, remove_catalog, scratch_lake
 
 settings.register_profile("all", max_examples=2500)  # `make test-all`
 
 trust_extensions()
 gc.freeze()  # what dbt's import made stays: searching it for garbage was a sixth of the tests' time
 
+SETTINGS = ("folder-embedded", "folder-network", "s3-embedded", "s3-network")
 EXPECTED_SKIPS = Path(__file__).parent / "expected_skips.txt"
 
 
@@ -62,14 +65,52 @@ def embedded_lake(tmp_path_factory: pytest.TempPathFactory, parsed_macros: Path)
     remove_catalog(lake.root)
 
 
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with closing(S3Server(tmp_path_factory.mktemp("seaweedfs"))) as server:
+        yield server
+
+
+@pytest.fixture
+def setting() -> str:
+    """Where landing zone and data lie, and where the catalog. One of SETTINGS."""
+    return "folder-network"  # saves the seconds of an initdb per test
+
+
 @pytest.fixture
 def lake(
-    embedded_lake: ScratchLake, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    embedded_lake: ScratchLake, setting: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> ScratchLake:
-    """The same on the session's Postgres: saves the seconds of an initdb per test."""
+    """A lake in that setting, by environment variables alone."""
     name = f"lake{abs(hash(embedded_lake.root)):x}"
-    monkeypatch.setenv("LAKEWARD_CATALOG_URL", postgres.create_database(name))
+    store, catalog = setting.split("-")
+    if catalog == "network":
+        postgres: PostgresServer = request.getfixturevalue("postgres")
+        monkeypatch.setenv("LAKEWARD_CATALOG_URL", postgres.create_database(name))
+    if store == "s3":
+        server: S3Server = request.getfixturevalue("s3_server")
+        for variable, value in server.environment.items():
+            monkeypatch.setenv(variable, value)
+        monkeypatch.setenv("LAKEWARD_LANDING_URL", f"s3://{S3Server.BUCKET}/{name}/landing")
+        monkeypatch.setenv("LAKEWARD_DATA_URL", f"s3://{S3Server.BUCKET}/{name}/data")
+        return ScratchLake(embedded_lake.root, server.store(f"{name}/landing"))
     return embedded_lake
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    choices = ("today", "all", *SETTINGS)
+    parser.addoption("--settings", choices=choices, default="today", help="for tests marked every_setting")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests marked `every_setting` run in a laptop's and in another one, which the day chooses, or in all."""
+    if "lake" not in metafunc.fixturenames or not metafunc.definition.get_closest_marker("every_setting"):
+        return
+    wanted = metafunc.config.getoption("--settings")
+    others = SETTINGS[1:]
+    today = (SETTINGS[0], others[datetime.now(UTC).date().toordinal() % len(others)])
+    metafunc.fixturenames.append("setting")
+    metafunc.parametrize("setting", {"today": today, "all": SETTINGS}.get(wanted, (wanted,)))
 
 
 @pytest.hookimpl(trylast=True)

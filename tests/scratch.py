@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.request
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,15 @@ APPEND = APPEND[: APPEND.index("qualify")]
 
 @dataclass
 class ScratchLake:
-    """A lake in a temporary folder; `land` writes what Airbyte would, everything else is the real thing."""
+    """A lake in a temporary folder; `land` writes what Airbyte would, everything else is the real thing.
+
+    store: a bucket that is the landing zone instead of the folder, and holds what the folder holds whenever
+    lakeward is asked for anything.
+    """
 
     root: Path
+    store: S3Store | None = None
+    _pushed: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def project_dir(self) -> Path:
@@ -109,7 +115,23 @@ class ScratchLake:
             con.execute(f"copy ({select}) to '{partial}' (format parquet)")
         return partial.rename(folder / name)
 
+    def push(self) -> None:
+        """Make the bucket what the folder is. Nothing to do where the folder is the landing zone."""
+        if self.store is None:
+            return
+        there = {}
+        for path in self.landing.rglob("*"):
+            if path.is_file():
+                there[str(path.relative_to(self.landing))] = (path.stat().st_size, path.stat().st_mtime_ns)
+        for name in self._pushed.keys() - there.keys():
+            self.store.delete(name)
+        for name, seen in there.items():
+            if self._pushed.get(name) != seen:
+                self.store.put(name, self.landing / name)
+        self._pushed = there
+
     def project(self) -> Project:
+        self.push()
         return open_project(self.root)
 
     def feed(self, *streams: str) -> dict[str, FeedReport]:
@@ -143,9 +165,11 @@ class ScratchLake:
         return [path.rsplit("/", 1)[-1] for (path,) in rows]
 
     def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        self.push()
         return run_program("lakeward", *arguments, cwd=self.root, check=check)
 
     def dbt(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        self.push()
         return run_program("dbt", *arguments, cwd=self.project_dir, check=check)
 
 
@@ -194,8 +218,11 @@ def free_port() -> int:
 class PostgresServer:
     """A network Postgres on 127.0.0.1: the wheel's binaries, a database per lake."""
 
-    def __init__(self, folder: Path) -> None:
-        self._run = embedded._pg
+    def __init__(
+        self, folder: Path, *, programs: Path = Path(), certificate: tuple[Path, Path] | None = None
+    ) -> None:
+        """programs: another Postgres's. certificate: and its key; without TLS nobody gets in then."""
+        self._programs = programs
         self._data = folder / "data"
         self.port = free_port()
         self._server = ("--host=127.0.0.1", f"--port={self.port}", "--username=lake")
@@ -204,12 +231,23 @@ class PostgresServer:
         (self._data / "pg_hba.conf").write_text(
             "host all lake 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
         )
+        tls = ""
+        if certificate is not None:
+            for source, name in zip(certificate, ("server.crt", "server.key"), strict=True):
+                shutil.copy(source, self._data / name)
+                os.chown(self._data / name, self._data.stat().st_uid, self._data.stat().st_gid)
+                (self._data / name).chmod(0o600)
+            (self._data / "pg_hba.conf").write_text("hostssl all all 127.0.0.1/32 trust\n")
+            tls = "-c ssl=on "
         self._run(
             "pg_ctl", "start", "--wait", "--silent", f"--pgdata={self._data}",
             f"--log={self._data}/server.log",
-            f"--options=-c listen_addresses=127.0.0.1 -p {self.port} -c unix_socket_directories= "
+            f"--options={tls}-c listen_addresses=127.0.0.1 -p {self.port} -c unix_socket_directories= "
             "-c fsync=off -c max_connections=300",
         )  # fmt: skip
+
+    def _run(self, program: str, *arguments: str) -> None:
+        embedded._pg(str(self._programs / program), *arguments)
 
     def create_database(self, name: str) -> str:
         self._run("createdb", *self._server, name)
@@ -228,11 +266,21 @@ class PostgresServer:
         readable.chmod(0o644)
         self._run("psql", *self._server, "--no-psqlrc", "--quiet", f"--file={readable}", database)
 
-    def dump(self, database: str) -> str:
-        """All that is in it, as text."""
-        path = self._data.with_name("dump.sql")
-        self._run("pg_dump", *self._server, f"--file={path}", database)
+    def text(self, name: str) -> str:
+        """All that is in the database."""
+        path = self._data.with_name("text.sql")
+        self._run("pg_dump", *self._server, f"--file={path}", name)
         return path.read_text()
+
+    def dump(self, name: str) -> Path:
+        """The database as a file that `restore` takes, while others are at work in it."""
+        path = self._data.parent / f"{name}.dump"
+        self._run("pg_dump", *self._server, "--format=custom", f"--file={path}", name)
+        return path
+
+    def restore(self, dump: Path, name: str) -> None:
+        self._run("createdb", *self._server, name)
+        self._run("pg_restore", *self._server, f"--dbname={name}", str(dump))
 
     def run(self, database: str, sql: str) -> list[str]:
         """One statement; the first column of its rows. Raises AssertionError with Postgres's words."""
@@ -270,11 +318,17 @@ class S3Server:
 
     KEY, SECRET, BUCKET = "AKIDLAKEWARDTEST", "SECRETLAKEWARDTEST", "lake"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, certificate: tuple[Path, Path] | None = None) -> None:
+        """certificate: and its key; the server listens with TLS as well, at `tls_endpoint`."""
         port = free_port()
         names = ("master.port", "volume.port", "filer.port", "admin.port")
         ours = {f"{name}{kind}": free_port() for name in names for kind in ("", ".grpc")}
         flags = [f"-{name}={number}" for name, number in ours.items()]
+        if certificate is not None:
+            tls_port = free_port()
+            self.tls_endpoint = f"https://127.0.0.1:{tls_port}"
+            flags += [f"-s3.port.https={tls_port}"]
+            flags += [f"-s3.cert.file={certificate[0]}", f"-s3.key.file={certificate[1]}"]
         self._master = f"127.0.0.1:{ours['master.port']}.{ours['master.port.grpc']}"
         credentials = {"AWS_ACCESS_KEY_ID": self.KEY, "AWS_SECRET_ACCESS_KEY": self.SECRET}
         self.endpoint = f"http://127.0.0.1:{port}"

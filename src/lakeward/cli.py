@@ -10,7 +10,7 @@ import importlib.metadata
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -74,8 +74,12 @@ def _version(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
     if version:
-        console.out.print(importlib.metadata.version("lakeward"))
+        console.out.print(_own_version())
         raise typer.Exit
+
+
+def _own_version() -> str:
+    return importlib.metadata.version("lakeward")
 
 
 @app.command()
@@ -105,6 +109,32 @@ def check(json: Json = False) -> None:
         )
     if errors:
         raise typer.Exit(2)
+
+
+@app.command()
+def doctor(
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also every file the catalog names, and every landed file.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Look at what the lake stands on: settings, catalog, landing zone, data, clocks. Changes nothing."""
+    from lakeward.doctor import doctor as look
+    from lakeward.manifest import Manifest
+
+    project_dir, project = find_project(Path.cwd()), None
+    with suppress(LakewardError):  # which it will tell itself
+        project = open_project(Path.cwd(), parse=False)
+    streams, manifest = (project.streams, project.manifest) if project else ([], Manifest(()))
+    found = []
+    for finding in look(project_dir, streams, manifest, deep=deep):
+        found.append(finding)
+        for line in console.checkup_lines(finding) if not json else []:
+            console.out.print(line, soft_wrap=True)
+    if json:
+        console.print_json({"findings": [asdict(finding) for finding in found]})
+    if any(finding.state == "failed" for finding in found):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -185,6 +215,8 @@ def status(json: Json = False) -> None:
         console.show(console.status_table(found))
         for note in console.status_notes(found):
             console.out.print(escape(note), soft_wrap=True)
+        if found.lake_version is not None:
+            console.out.print(f"[dim]lake version {found.lake_version}, lakeward {_own_version()}[/]")
         if not found.is_fresh and project.parse_error is None:
             console.out.print("dag/ is newer than its manifest: the next feed parses it (or run dbt parse)")
     if found.is_red:

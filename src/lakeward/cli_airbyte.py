@@ -74,13 +74,16 @@ def airbyte_apply(prune: Prune = False, json: Json = False) -> None:
 @airbyte.command("sync")
 def airbyte_sync(source: SourceName, json: Json = False) -> None:
     """Have the server sync a source, follow it to its end, and compare what it sent with what has landed."""
+    from lakeward.airbyte.apply import connection
     from lakeward.airbyte.client import open_airbyte
     from lakeward.airbyte.jobs import landed, sync
 
     project = open_project(Path.cwd(), parse=False)
     settings = project.settings
     with open_airbyte(settings) as server, console.err.status(f"syncing {source}") as status:
-        job = sync(source, server, lambda job: status.update(escape(console.job_line(source, job))))
+        with open_lake(settings, read_only=True) as lake:
+            found = connection(source, server, lake)
+        job = sync(found, server, lambda job: status.update(escape(console.job_line(source, job))))
     streams = [stream for stream in project.streams if stream.source == source]
     with open_lake(settings) as lake:
         assert lake is not None

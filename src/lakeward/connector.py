@@ -104,7 +104,7 @@ class Connector:
                     message = self._heard(line, decode, command)
                     if message is None:
                         continue
-                    if found := complaint(message):
+                    if message["type"] != "RECORD" and (found := complaint(message)):
                         words = found[1]
                     yield line, message, decode.is_clean and line.endswith(b"\n")
                 code = running.end()
@@ -122,6 +122,8 @@ class Connector:
             raise self._error(f"{command}: {error}", line.decode(errors="replace")) from None
         if message is None:
             self._say(self._mask(line.decode(errors="replace").rstrip()))
+        elif message["type"] == "RECORD":
+            pass
         elif message["type"] == "LOG":
             log = message["log"]
             self._say(self._mask(f"{log.get('level', 'INFO')} {log.get('message', '')}"))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lakeward.airbyte.plan import Plan
     from lakeward.attempt import FeedReport, Progress
     from lakeward.check import Finding
+    from lakeward.doctor import Checkup
     from lakeward.status import Status
     from lakeward.sync import SyncReport
 
@@ -189,6 +190,12 @@ def job_line(source: str, job: dict[str, Any]) -> str:
     rows, sent = job.get("rowsSynced"), job.get("bytesSynced")
     told = f"{source}  job {job['jobId']}  {job['status']}"
     return told + (f"  {rows:,} records  {size(sent)}" if rows is not None else "")
+
+
+def checkup_lines(finding: Checkup) -> list[str]:
+    colour = {"ok": "green", "warning": "yellow", "failed": "bold red"}.get(finding.state, "dim")
+    lines = [f"[{colour}]{finding.state:<8}[/]{finding.check:<20}{escape(finding.told)}"]
+    return lines + ([f"{'':28}{escape(finding.remedy)}"] if finding.remedy else [])
 
 
 def finding_lines(finding: Finding) -> list[str]:

@@ -9,22 +9,27 @@ from __future__ import annotations
 import importlib.util
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import duckdb
 
+from lakeward.credentials import access
 from lakeward.embedded import DATABASE, USER, EmbeddedCatalog
 from lakeward.errors import CatalogUnavailable, ConfigError, LakeError, LakewardError, WriterConflict
 from lakeward.settings import CATALOG_SECRET, LAKE, Settings
 from lakeward.sql import quote_literal
 
+if TYPE_CHECKING:
+    from lakeward.credentials import Access, Keys
+
 # DuckDB and its extensions must be the same version to the digit, and the wheels stop at 1.5.5
 # (pyproject.toml pins all four together).
 _EXTENSIONS = ("ducklake", "postgres_scanner")
+CATALOG_FORMAT = "1.0"  # that this ducklake extension makes
 
 _KIND = re.compile(r"((?:[A-Za-z]+ )*Error|\w+Exception): ")
 _AWAY = re.compile(r"[Cc]onnect|server closed|terminating|starting up|shutting down|recovery mode")
@@ -32,6 +37,10 @@ _AWAY = re.compile(r"[Cc]onnect|server closed|terminating|starting up|shutting d
 _REFUSED = re.compile(r"ERROR:  (cannot execute \w+ in a read-only transaction|permission denied for)")
 
 _QUOTED = re.compile(r'Failed to execute query ".*": (?=ERROR)', re.DOTALL)
+
+_HOST = r"(\[[0-9A-Fa-f:.]+\]|[^:,\[\]\s]*)(:\d{1,5})?"
+_HOSTS = re.compile(f"{_HOST}(,{_HOST})*", re.ASCII)
+_UNDECODABLE = re.compile(r"%(?![0-9A-Fa-f]{2})|%00|[\x00-\x20\x7f]")
 
 _SETUP = 7_202_611  # our advisory lock's number in the catalog database
 
@@ -49,14 +58,15 @@ def prepare(con: Connection, settings: Settings, *, read_only: bool = False) -> 
     """
     con.execute("set autoinstall_known_extensions = false")
     con.execute("set autoload_known_extensions = false")
+    # Global: dbt works with cursors, which have settings of their own.
     # A cast of a time to a date must not depend on the machine that happened to run it.
-    con.execute("set timezone = 'UTC'")
-    con.execute(f"set temp_directory = {quote_literal(str(settings.state_dir / 'spill'))}")
+    con.execute("set global timezone = 'UTC'")
+    con.execute(f"set global temp_directory = {quote_literal(str(settings.state_dir / 'spill'))}")
     if settings.threads is not None:
-        con.execute(f"set threads = {settings.threads}")
+        con.execute(f"set global threads = {settings.threads}")
     if settings.memory_limit is not None:
         try:
-            con.execute(f"set memory_limit = {quote_literal(settings.memory_limit)}")
+            con.execute(f"set global memory_limit = {quote_literal(settings.memory_limit)}")
         except duckdb.Error as error:
             raise ConfigError(
                 f"memory_limit {settings.memory_limit!r}: {error}", hint="write it as in 4GB"
@@ -69,11 +79,8 @@ def prepare(con: Connection, settings: Settings, *, read_only: bool = False) -> 
     try:
         for statement in _connecting(settings, catalog):
             con.execute(statement)
-        if _is_remote(settings):
-            for name in ("s3_secret_access_key", "s3_session_token"):
-                con.execute(f"set {name} = ''")  # httpfs takes them from the environment, for all to see
         # Commits of other streams bump the snapshot number under ours: DuckLake retries, it does not fail.
-        con.execute("set ducklake_max_retry_count = 100")
+        con.execute("set global ducklake_max_retry_count = 100")
         _attach(con, read_only=read_only)
     except duckdb.Error as error:
         if catalog is not None:
@@ -111,26 +118,22 @@ def running_catalog(settings: Settings) -> Iterator[EmbeddedCatalog | None]:
 
 def _connecting(settings: Settings, catalog: EmbeddedCatalog | None) -> Iterator[str]:
     """Extensions and secrets, in the order DuckDB needs them."""
-    remote = _is_remote(settings)
-    for extension in (*_EXTENSIONS, *(("httpfs",) if remote else ())):
-        yield f"load {quote_literal(_extension_path(extension))}"
-    if remote:
-        yield _s3_secret(settings)
+    stores = StoreSecrets(settings)
+    for path in extensions(settings):
+        yield f"load {quote_literal(path)}"
+    yield from stores.settings()
+    yield from stores.statements()
     if catalog is not None:
         parameters = {"host": catalog.host, "database": DATABASE, "user": USER}
     else:
         assert settings.catalog_url is not None
-        parameters = _postgres_parameters(settings.catalog_url.get_secret_value())
+        parameters = {"uri": _postgres_uri(settings.catalog_url.get_secret_value())}
     yield _create_secret("lakeward_catalog", {"type": "postgres"} | parameters)
     yield (
         f"create or replace secret {CATALOG_SECRET} (type ducklake, metadata_path '', "
         f"data_path {quote_literal(settings.data_url + '/')}, "
         "metadata_parameters map {'TYPE': 'postgres', 'SECRET': 'lakeward_catalog'})"
     )
-
-
-def _is_remote(settings: Settings) -> bool:
-    return "://" in settings.landing_url or "://" in settings.data_url
 
 
 def _attach(con: Connection, *, read_only: bool) -> None:
@@ -170,14 +173,50 @@ def _is_absent(error: duckdb.Error) -> bool:
     return "does not exist" in str(error)
 
 
+class StoreSecrets:
+    """The object stores' keys as DuckDB's secrets, which do not renew themselves."""
+
+    def __init__(self, settings: Settings) -> None:
+        remote = [url for url in (settings.landing_url, settings.data_url) if "://" in url]
+        self.urls = {urlsplit(url).scheme: url for url in remote}
+        self._stores = {url: access(settings, url) for url in self.urls.values()}
+        self._known: list[str] = []
+
+    def settings(self) -> Iterator[str]:
+        """Certificates are checked: DuckDB's own default does so with one of its two HTTP clients only."""
+        if self._stores:
+            yield "set global enable_server_cert_verification = true"
+            yield "set global enable_curl_server_cert_verification = true"
+            for name in ("s3_secret_access_key", "s3_session_token"):
+                yield f"set global {name} = ''"  # httpfs takes them from the environment, for all to see
+        for bundle in {store.ca_bundle for store in self._stores.values() if store.ca_bundle}:
+            yield f"set global ca_cert_file = {quote_literal(bundle)}"
+
+    def statements(self) -> list[str]:
+        return [_store_secret(url, store, store.keys) for url, store in self._stores.items()]
+
+    def renew(self, con: Connection) -> None:
+        """Make them anew where keys have changed since. Costs nothing where keys stay."""
+        if any(store.is_temporary for store in self._stores.values()):
+            statements = self.statements()
+            if statements != self._known:
+                with con.cursor() as own:
+                    for statement in statements:
+                        own.execute(statement)
+                self._known = statements
+
+
 class Lake:
     """One connection to the lake. Use `open_lake`."""
 
-    def __init__(self, con: Connection) -> None:
+    def __init__(self, con: Connection, secrets: StoreSecrets | None = None) -> None:
         self.con = con
+        self._secrets = secrets
 
     def query(self, sql: str, parameters: Sequence[object] | dict[str, object] = ()) -> list[Row]:
         with translated():
+            if self._secrets is not None:
+                self._secrets.renew(self.con)
             return self.con.execute(sql, parameters).fetchall()
 
     def records(self, sql: str) -> tuple[list[str], list[Row]]:
@@ -189,6 +228,32 @@ class Lake:
             return [column[0] for column in result.description], result.fetchall()
         except duckdb.Error as error:
             raise ConfigError(str(error), hint="mend the statement") from error
+
+    def files(self) -> dict[str, int]:
+        """Every data and delete file of every snapshot there is, with its size in bytes.
+
+        DuckLake's specification has the catalog's tables, and how a file's path is put together.
+        """
+        tables = " union all ".join(
+            f"select table_id, path, path_is_relative, file_size_bytes from ducklake_{kind}_file"
+            for kind in ("data", "delete")
+        )
+        rows = self.query(
+            f"from postgres_query('__ducklake_metadata_{LAKE}', $sql)",
+            {
+                "sql": f"""
+                select distinct case when not file.path_is_relative then '' else
+                    case when not t.path_is_relative then '' else
+                        case when not s.path_is_relative then '' else m.value end || s.path
+                    end || t.path
+                end || file.path, file_size_bytes
+                from ({tables}) as file
+                join ducklake_table as t using (table_id)
+                join ducklake_schema as s using (schema_id)
+                join ducklake_metadata as m on m.key = 'data_path' and m.scope is null"""
+            },
+        )
+        return dict(rows)
 
     @contextmanager
     def setup(self) -> Iterator[None]:
@@ -233,11 +298,27 @@ def open_lake(settings: Settings, *, read_only: bool = False) -> Iterator[Lake |
                     return
                 raise
             con.execute(f"use {LAKE}")
-        yield Lake(con)
+        yield Lake(con, StoreSecrets(settings))
     finally:
         con.close()
         if catalog is not None:
             catalog.close()
+
+
+Query = Callable[[str], list[Row]]
+
+
+@contextmanager
+def open_catalog(settings: Settings) -> Iterator[Query | None]:
+    """Read-only questions to the catalog's Postgres itself; None where the embedded one was never made."""
+    if _certainly_absent(settings):
+        yield None
+        return
+    with running_catalog(settings) as catalog, duckdb.connect() as con, translated():
+        for statement in _connecting(settings, catalog):
+            con.execute(statement)
+        con.execute("attach '' as server (type postgres, secret lakeward_catalog, read_only)")
+        yield lambda sql: con.execute("from postgres_query('server', ?)", [sql]).fetchall()
 
 
 @contextmanager
@@ -298,6 +379,12 @@ def _certainly_absent(settings: Settings) -> bool:
     return settings.catalog_url is None and not (settings.state_dir / "catalog").exists()
 
 
+def extensions(settings: Settings) -> list[str]:
+    """The files to load, in that order. Raises LakeError where one is missing or of another version."""
+    remote = "://" in settings.landing_url or "://" in settings.data_url
+    return [_extension_path(name) for name in (*_EXTENSIONS, *(("httpfs",) if remote else ()))]
+
+
 def _extension_path(name: str) -> str:
     spec = importlib.util.find_spec(f"duckdb_extension_{name}")
     if spec is None or spec.origin is None:
@@ -312,21 +399,21 @@ def _extension_path(name: str) -> str:
     return str(path)
 
 
-def _s3_secret(settings: Settings) -> str:
-    s3 = settings.s3
-    options: dict[str, str] = {"type": "s3", "region": s3.region}
-    if s3.access_key_id and s3.secret_access_key:
-        options |= {"key_id": s3.access_key_id, "secret": s3.secret_access_key.get_secret_value()}
-    if s3.session_token:
-        options["session_token"] = s3.session_token.get_secret_value()
-    if s3.endpoint_url:
-        address = urlsplit(s3.endpoint_url)
-        options |= {
-            "endpoint": address.netloc,
-            "use_ssl": str(address.scheme == "https").lower(),
-            "url_style": "path",
-        }
-    return _create_secret("lakeward_store", options)
+def _store_secret(url: str, store: Access, keys: Keys) -> str:
+    scheme = urlsplit(url).scheme
+    options = {
+        "type": {"gs": "gcs"}.get(scheme, scheme),
+        "region": store.region,
+        "key_id": keys.access_key_id,
+        "secret": keys.secret_access_key,
+        "url_style": "path" if store.path_style else "vhost",
+    }
+    if keys.session_token:
+        options["session_token"] = keys.session_token
+    if store.endpoint_url:
+        address = urlsplit(store.endpoint_url)
+        options |= {"endpoint": address.netloc, "use_ssl": str(address.scheme == "https").lower()}
+    return _create_secret(f"lakeward_store_{scheme}", options)
 
 
 def _create_secret(name: str, options: dict[str, str]) -> str:
@@ -334,24 +421,24 @@ def _create_secret(name: str, options: dict[str, str]) -> str:
     return f"create or replace secret {name} ({body})"
 
 
-def _postgres_parameters(url: str) -> dict[str, str]:
-    wrong = ConfigError(
-        "catalog_url is not a Postgres URL",
-        hint="write postgresql://user:password@host:port/database; "
-        "in user and password, percent-encode what is neither letter nor digit",
-    )
+def _postgres_uri(url: str) -> str:
+    """Raises ConfigError without the URL: it holds a password, which libpq would show in part."""
     try:
         parts = urlsplit(url)
-        port = parts.port or 5432
-    except ValueError:  # its words hold a part of the password
-        raise wrong from None
-    if not re.match(r"^postgres(ql)?$", parts.scheme) or not parts.path.strip("/"):
-        raise wrong
-    found = {
-        "host": parts.hostname,
-        "port": str(port),
-        "database": parts.path.strip("/"),
-        "user": parts.username,
-        "password": parts.password,
-    }
-    return {key: unquote(value) for key, value in found.items() if value}
+        hosts = parts.netloc.rpartition("@")[2]
+        is_one = (
+            parts.scheme in ("postgres", "postgresql")
+            and parts.path.strip("/") != ""
+            and _HOSTS.fullmatch(hosts) is not None
+            and "@" not in parts.path + parts.query + parts.fragment
+            and _UNDECODABLE.search(url) is None
+        )
+    except ValueError:
+        is_one = False
+    if not is_one:
+        raise ConfigError(
+            "catalog_url is not a Postgres URL",
+            hint="write postgresql://user:password@host:port/database; "
+            "in user and password, percent-encode what is neither letter nor digit",
+        )
+    return url

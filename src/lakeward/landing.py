@@ -6,24 +6,29 @@ It writes nothing but what `lakeward sync` lands: whole files, under names of th
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
+from uuid import uuid4
 
-from obstore.exceptions import BaseError
-from obstore.store import from_url
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import S3Store
 
+from lakeward.credentials import access
 from lakeward.errors import ConfigError, LandingError
 from lakeward.partitions import is_landed_name, partition_date, partition_folder, partition_number
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
-    from obstore.store import ObjectStore
+    from obstore.store import ClientConfig, ObjectStore, S3Config, S3Credential
 
+    from lakeward.credentials import Access
     from lakeward.settings import Settings
     from lakeward.streams import Stream
 
@@ -62,6 +67,17 @@ class Store(Protocol):
         """Atomic. May be repeated: what is there already stays as it is."""
 
     def delete(self, path: str) -> None: ...
+
+    def probe(self) -> Probe:
+        """Write an object of its own, try to write it once more, and delete it."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """written_at: by the store's clock. is_conditional: was the second write refused? None: of a folder."""
+
+    written_at: datetime | None
+    is_conditional: bool | None
 
 
 class Landing:
@@ -167,6 +183,18 @@ class Objects:
     def delete(self, path: str) -> None:
         self._store.delete(path)
 
+    def probe(self) -> Probe:
+        path = f"lakeward-doctor-{uuid4()}"
+        self._store.put(path, b"", mode="create")
+        try:
+            self._store.put(path, b"", mode="create")
+            is_conditional = False
+        except AlreadyExistsError:
+            is_conditional = True
+        written_at = self._store.head(path)["last_modified"]
+        self._store.delete(path)
+        return Probe(written_at, is_conditional)
+
     def _landed(self, meta: ObjectMeta) -> LandedFile:
         etag = (meta["e_tag"] or "").strip('"')
         return LandedFile(meta["path"], etag, meta["size"], partition_date(meta["path"]))
@@ -213,6 +241,13 @@ class Folder:
 
     def delete(self, path: str) -> None:
         (self._root / path).unlink(missing_ok=True)
+
+    def probe(self) -> Probe:
+        there = next(folder for folder in (self._root, *self._root.parents) if folder.exists())
+        path = there / f"lakeward-doctor-{uuid4()}"
+        path.touch()
+        path.unlink()
+        return Probe(None, None)
 
     def _below(
         self,
@@ -279,46 +314,91 @@ def _sync_folder(folder: Path) -> None:
 def open_landing(settings: Settings) -> Landing:
     """Raises ConfigError for a URL no store understands; touches nothing."""
     url = settings.landing_url
-    if "://" not in url:
-        return Landing(_folder(Path(url), settings), url)
-    s3 = settings.s3
-    options: dict[str, Any] = {}
-    if url.startswith("s3://"):
-        options = {
-            "access_key_id": s3.access_key_id,
-            "secret_access_key": s3.secret_access_key and s3.secret_access_key.get_secret_value(),
-            "session_token": s3.session_token and s3.session_token.get_secret_value(),
-            "region": s3.region,
-            "endpoint": s3.endpoint_url,
-            "virtual_hosted_style_request": False if s3.endpoint_url else None,
-            "client_options": {"allow_http": True} if (s3.endpoint_url or "").startswith("http://") else None,
-        }
-    try:
-        store = from_url(url, **{k: v for k, v in options.items() if v is not None})
-    except (BaseError, ValueError) as error:
-        raise ConfigError(f"landing_url {url}: {error}", hint="use a folder or s3://bucket/prefix") from error
-    return Landing(Objects(store), url)
-
-
-def _folder(path: Path, settings: Settings) -> Folder:
-    """In a new lake nothing has ever landed, and reading creates nothing."""
-    if not path.is_dir() and not path.is_relative_to(settings.state_dir):
+    path = Path(url)
+    if "://" not in url and not path.is_dir() and not path.is_relative_to(settings.state_dir):
         raise ConfigError(
             f"landing_url {path}: no such folder", hint="create it, or set landing_url to where files land"
         )
-    return Folder(path)
+    return Landing(_store(settings, url), url)
+
+
+def probe_data(settings: Settings) -> Probe:
+    """May data be written? Leaves nothing behind. Raises LandingError."""
+    with _translated(settings.data_url, "write to", "data_url"):
+        return _store(settings, settings.data_url).probe()
+
+
+def list_data(settings: Settings) -> dict[str, int]:
+    """Size in bytes of every Parquet file under `data_url`, by its URL. One request per 1,000."""
+    url = settings.data_url
+    with _translated(url, place="data_url"):
+        return {
+            f"{url}/{file.path}": file.size for page in _store(settings, url).pages("", None) for file in page
+        }
+
+
+def _store(settings: Settings, url: str) -> Store:
+    return Objects(_bucket(url, access(settings, url))) if "://" in url else Folder(Path(url))
+
+
+def _bucket(url: str, access: Access) -> S3Store:
+    address = urlsplit(url)
+    client: ClientConfig = {}
+    if (access.endpoint_url or "").startswith("http://"):
+        client["allow_http"] = True
+    if access.ca_bundle is not None:
+        try:
+            client["root_certificate"] = Path(access.ca_bundle).read_bytes()
+        except OSError as error:
+            raise ConfigError(f"AWS_CA_BUNDLE: {error}", hint="name a file of certificates") from error
+    config: S3Config = {"region": access.region, "virtual_hosted_style_request": not access.path_style}
+    if access.endpoint_url is not None:
+        config["endpoint"] = access.endpoint_url
+    return S3Store(
+        address.netloc,
+        prefix=address.path.strip("/"),
+        config=config,
+        client_options=client,
+        credential_provider=_Provider(access),
+    )
+
+
+class _Provider:
+    """Access as obstore asks for it: each time where keys are temporary, once where they are not."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+
+    def __call__(self) -> S3Credential:
+        keys = self._access.keys
+        return {
+            "access_key_id": keys.access_key_id,
+            "secret_access_key": keys.secret_access_key,
+            "token": keys.session_token,
+            "expires_at": datetime.now(UTC) if self._access.is_temporary else None,
+        }
+
+
+def _words(error: str) -> str:
+    """obstore's first line, and the cause that only its long form names."""
+    first = error.splitlines()[0]
+    cause = re.search(r'InvalidCertificate\(\s*(\w+)|message: "([^"]+)"', error)
+    if cause is None:
+        return first
+    told = cause[2] or f"its certificate is not trusted: {cause[1]}; AWS_CA_BUNDLE names what is"
+    return f"{first} ({told})"
 
 
 @contextmanager
-def _translated(url: str, verb: str = "read") -> Iterator[None]:
+def _translated(url: str, verb: str = "read", place: str = "the landing zone") -> Iterator[None]:
     try:
         yield
     except BaseError as error:
         raise LandingError(
-            f"cannot {verb} the landing zone {url}: {str(error).splitlines()[0]}",
+            f"cannot {verb} {place} {url}: {_words(str(error))}",
             hint="check the address, the credentials (AWS_*) and the network; nothing was marked as done",
         ) from error
     except OSError as error:
         raise LandingError(
-            f"cannot {verb} the landing zone {url}: {error}", hint=f"let this user {verb} it"
+            f"cannot {verb} {place} {url}: {error}", hint=f"let this user {verb} it"
         ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lakeward.build import sweep
+from lakeward.meta import lake_version
 from lakeward.settings import LAKE
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def maintain(manifest: Manifest, lake: Lake) -> list[str]:
     Only files under `data_url` that no snapshot knows and that are a day old; the landing zone lies elsewhere
     (settings.py refuses anything else).
     """
+    lake_version(lake)  # refuses one that it does not know
     sweep(lake, manifest.models)
     rows = lake.query(f"call ducklake_delete_orphaned_files('{LAKE}', older_than => {_OLDER_THAN})")
     return [path for (path, *_) in rows]

@@ -6,6 +6,7 @@ A fence is a one-row table per model in `lakehouse.fences`. The views `feeder_fi
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -76,7 +77,14 @@ _VIEWS = {
 }
 
 
-_OLDEST = ("meta", "feeder_cursors")  # it was there in every version
+_OLDEST = ("meta", "feeder_log")  # it was there in every version, and says which one it is
+
+# What brings a lake to a version from the one before, beyond new tables and views; forward only.
+_MIGRATIONS: dict[int, tuple[str, ...]] = {
+    2: (f"alter table {META}.feeder_log add column if not exists nulled bigint",),
+}
+LAKE_VERSION = max(_MIGRATIONS)
+_VERSION = re.compile(r"lakeward lake, version (\d+)")
 
 
 @dataclass(frozen=True)
@@ -85,13 +93,17 @@ class Relation:
 
     id: int
     rows: int
+    comment: str | None
 
 
 Relations = dict[tuple[str, str], Relation]  # by (schema, name)
 
 
 def set_up(lake: Lake, models: Sequence[str]) -> None:
-    """Create what is missing, one process at a time. Costs one catalog query when nothing is."""
+    """Create what is missing, one process at a time; a lake of an older version is brought to ours.
+
+    Raises LakeError for one of a version to come. Costs one catalog query when nothing is to be done.
+    """
     if _missing(lake, models):
         with lake.setup():
             retry(lambda: _create(lake, _missing(lake, models)))
@@ -103,11 +115,19 @@ def is_set_up(lake: Lake) -> bool:
 
 
 def knows_ledger(have: Relations) -> bool:
-    """Raises LakeError for the ledger of an older version, which the next that writes brings up to date."""
-    missing = [name for name in (*_TABLES, *_VIEWS) if ("meta", name) not in have]
-    if missing and _OLDEST in have:
-        raise LakeError("an older lakeward made this lake", hint="lakeward feed brings it up to date")
-    return not missing
+    """Raises LakeError for the ledger of another version."""
+    version = _version(have)
+    if version is not None and version < LAKE_VERSION:
+        raise LakeError(
+            f"this lake is of version {version}, and this lakeward reads {LAKE_VERSION}",
+            hint="lakeward feed brings it up to date; lakewards before refuse it from then on",
+        )
+    return version is not None
+
+
+def lake_version(lake: Lake) -> int | None:
+    """Which tables it has; None where there are none yet. Raises LakeError for a version to come."""
+    return _version(relations(lake))
 
 
 def fence_table(model: str) -> str:
@@ -137,17 +157,19 @@ def relations(lake: Lake) -> Relations:
                 from ducklake_delete_file where {seen} group by table_id
             )
             select schema_name, table_name, table_id,
-                   coalesce(inserted.rows, 0) - coalesce(deleted.rows, 0) as rows
+                   coalesce(inserted.rows, 0) - coalesce(deleted.rows, 0) as rows,
+                   (select value from ducklake_tag
+                    where object_id = table_id and key = 'comment' and {seen}) as comment
             from (select * from ducklake_table where {seen}) as tables
             join schemas using (schema_id)
             left join inserted using (table_id)
             left join deleted using (table_id)
             union all
-            select schema_name, view_name, view_id, 0
+            select schema_name, view_name, view_id, 0, null
             from (select * from ducklake_view where {seen}) as views join schemas using (schema_id)"""
         },
     )
-    return {(schema, name): Relation(number, count) for schema, name, number, count in rows}
+    return {(schema, name): Relation(*values) for schema, name, *values in rows}
 
 
 def retry(action: Callable[[], object]) -> None:
@@ -162,20 +184,34 @@ def retry(action: Callable[[], object]) -> None:
             time.sleep(0.1 * 2**attempt)
 
 
-def _missing(lake: Lake, models: Sequence[str]) -> tuple[bool, list[str]] | None:
-    """Is the ledger missing, and which fences are; None when nothing is."""
+def _version(have: Relations) -> int | None:
+    log = have.get(_OLDEST)
+    if log is None:
+        return None
+    found = _VERSION.fullmatch(log.comment or "")
+    version = int(found[1]) if found else 1
+    if version > LAKE_VERSION:
+        raise LakeError(
+            f"this lake is of version {version}, and this lakeward knows those up to {LAKE_VERSION}",
+            hint="install the lakeward that the others use; nothing was touched",
+        )
+    return version
+
+
+def _missing(lake: Lake, models: Sequence[str]) -> tuple[int | None, list[str]] | None:
+    """The lake's version and the fences that are not there; None when nothing is to be done."""
     have = relations(lake)
     fences = [model for model in models if ("fences", model) not in have]
-    no_ledger = any(("meta", name) not in have for name in (*_TABLES, *_VIEWS))
-    return (no_ledger, fences) if no_ledger or fences else None
+    version = _version(have)
+    return (version, fences) if version != LAKE_VERSION or fences else None
 
 
-def _create(lake: Lake, missing: tuple[bool, list[str]] | None) -> None:
+def _create(lake: Lake, missing: tuple[int | None, list[str]] | None) -> None:
     """All tables in one transaction: DuckLake reads the whole catalog once per snapshot that made a table."""
-    no_ledger, fences = missing or (False, [])
-    if no_ledger and _OLDEST in relations(lake):
-        lake.query(f"alter table {META}.feeder_log add column if not exists nulled bigint")
-    elif no_ledger:
+    if missing is None:  # another process was faster
+        return
+    version, fences = missing
+    if version is None:
         lake.query(f"create schema if not exists {META}")
         lake.query(f"create schema if not exists {FENCES}")
         # Small inserts into these go to the catalog instead of a Parquet file each; data tables never do
@@ -184,10 +220,19 @@ def _create(lake: Lake, missing: tuple[bool, list[str]] | None) -> None:
         for schema in ("meta", "fences"):
             lake.query(f"call {LAKE}.set_option('data_inlining_row_limit', 10000, schema => '{schema}')")
     with lake.transaction():
-        if no_ledger:
+        if version is not None:
+            for number in range(version + 1, LAKE_VERSION + 1):
+                for statement in _MIGRATIONS[number]:
+                    lake.query(statement)
+            # Whoever is at work meanwhile loses to this, starts over, and finds what version it is now.
+            for model in (name for schema, name in relations(lake) if schema == "fences"):
+                lake.query(f"update {fence_table(model)} set n = n + 1")
+        if version != LAKE_VERSION:
             for name, columns in _TABLES.items():
                 lake.query(f"create table if not exists {META}.{name} ({columns})")
             for name, select in _VIEWS.items():
                 lake.query(f"create or replace view {META}.{name} as {select}")
+            told = f"lakeward lake, version {LAKE_VERSION}"
+            lake.query(f"comment on table {META}.feeder_log is '{told}'")
         for model in fences:
             lake.query(f"create table if not exists {fence_table(model)} as select 0::bigint as n")

@@ -35,7 +35,7 @@ from lakeward.intake import (
     render,
     shape_for,
 )
-from lakeward.lake import Lake, prepare, translated
+from lakeward.lake import Lake, StoreSecrets, prepare, translated
 from lakeward.landing import LandedFile, Landing, open_landing
 from lakeward.ledger import Ledger
 from lakeward.manifest import packaged_macros
@@ -123,6 +123,7 @@ class Plugin(BasePlugin):
         self._con = conn
         with _as_dbt_error(), translated():
             catalog = prepare(conn, self._settings)
+            self._secrets = StoreSecrets(self._settings)
         if catalog is not None:
             _catalogs.append(catalog)
             _close_at_exit()
@@ -133,6 +134,7 @@ class Plugin(BasePlugin):
         """Fill `config['answer']`, a dict of the calling macro's, for the request beside it."""
         request = target_config.config
         with _as_dbt_error():
+            self._secrets.renew(self._con)
             if request.get("bootstrap"):  # of a mart: the processed models before it have committed
                 self._announcement.close()
                 set_up(Lake(self._con.cursor()), [])

@@ -26,20 +26,21 @@ _LONGEST = 200  # characters of a wrong value that are worth showing
 # A prefix that nobody reads as another one: obstore decodes `%61` and resolves `..`, DuckDB expands `*` and
 # takes what follows a `?` for settings.
 _OBJECTS = re.compile(
-    r"s3://[a-z0-9][a-z0-9._-]*(/(?!\.{1,2}(/|$))[^/?#%*\[\]\\\s\x00-\x1f\x7f]+)*", re.ASCII
+    r"(s3|gs)://[a-z0-9][a-z0-9._-]*(/(?!\.{1,2}(/|$))[^/?#%*\[\]\\\s\x00-\x1f\x7f]+)*", re.ASCII
 )
 
 
 class S3(BaseModel):
-    """The usual `AWS_*` variables; read from the environment alone, so no file holds a secret."""
+    """The usual `AWS_*` variables. What is not here, botocore may know (credentials.py)."""
 
     model_config = ConfigDict(frozen=True)
 
     access_key_id: str | None = None
     secret_access_key: SecretStr | None = None
     session_token: SecretStr | None = None
-    region: str = "us-east-1"
+    region: str | None = None
     endpoint_url: str | None = None
+    ca_bundle: str | None = None
 
 
 class Settings(BaseModel):
@@ -57,9 +58,15 @@ class Settings(BaseModel):
         description="DuckLake's DATA_PATH: a folder or `s3://bucket/prefix`. "
         "It and the landing root may not contain one another.",
     )
+    s3_path_style: bool | None = Field(
+        default=None,
+        description="Buckets in the path (`https://host/bucket/key`), not in the host name. "
+        "Default: where an endpoint is set (`AWS_ENDPOINT_URL`).",
+    )
     catalog_url: SecretStr | None = Field(
         default=None,
-        description="`postgresql://user:password@host:port/database` of the DuckLake catalog. "
+        description="`postgresql://user:password@host:port/database` of the DuckLake catalog, with whatever "
+        "libpq takes in a URL: `?sslmode=verify-full&sslrootcert=/path`, several hosts. "
         "Empty: a Postgres of the lake's own, under `.lake/catalog`, started on demand.",
     )
     lookback_days: int = Field(
@@ -139,6 +146,11 @@ def inherited() -> dict[str, str]:
     return dict(os.environ)
 
 
+def aws_environment() -> frozenset[tuple[str, str]]:
+    """What AWS's own tools read of the environment."""
+    return frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
+
+
 def find_project(start: Path) -> Path:
     """The dbt project of the lake that `start` lies in: works from the lake's root and from inside it."""
     for folder in (start, *start.parents):
@@ -164,12 +176,15 @@ def load_settings(project_dir: Path, environ: dict[str, str] | None = None) -> S
     for key in (*from_file, *from_env):
         if key not in known:
             raise unknown_key(key, known, where=str(path) if key in from_file else _PREFIX + key.upper())
-    for key in ("airbyte_client_secret", "airbyte_password"):
-        if key in from_file:
-            raise ConfigError(
-                f'{path}: "{key}" is a secret, typed into the file',
-                hint=f"export {_PREFIX}{key.upper()}=... instead; what was pushed once is known: change it",
-            )
+    typed = [key for key in ("airbyte_client_secret", "airbyte_password") if key in from_file]
+    if re.search(r"//[^/?]*:[^/?]*@|[?&]password=", str(from_file.get("catalog_url", ""))):
+        typed.append("catalog_url")
+    for key in typed:
+        raise ConfigError(
+            f'{path}: "{key}" is a secret, typed into the file',
+            hint=f"export {_PREFIX}{key.upper()}=..., or {_PREFIX}{key.upper()}_FILE=/path, instead; "
+            "what was pushed once is known: change it",
+        )
     values = from_file | from_env
     try:
         settings = Settings(project_dir=project_dir.resolve(), s3=_s3(env), **values)
@@ -222,9 +237,19 @@ def _from_toml(path: Path) -> dict[str, Any]:
 
 
 def _from_environment(env: dict[str, str]) -> dict[str, Any]:
-    return {
+    """A secret may lie in a file, as Docker and Kubernetes mount them: `LAKEWARD_CATALOG_URL_FILE`."""
+    found = {
         name.removeprefix(_PREFIX).lower(): value for name, value in env.items() if name.startswith(_PREFIX)
     }
+    for key in _SECRETS:
+        if (path := found.pop(f"{key}_file", None)) is not None:
+            try:
+                found[key] = Path(path).read_text().strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(
+                    f"{_PREFIX}{key.upper()}_FILE is {path}: {error}", hint="name a file that can be read"
+                ) from error
+    return found
 
 
 def _s3(env: dict[str, str]) -> S3:
@@ -232,8 +257,9 @@ def _s3(env: dict[str, str]) -> S3:
         access_key_id=env.get("AWS_ACCESS_KEY_ID"),
         secret_access_key=_secret(env.get("AWS_SECRET_ACCESS_KEY")),
         session_token=_secret(env.get("AWS_SESSION_TOKEN")),
-        region=env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or "us-east-1",
+        region=env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION"),
         endpoint_url=env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"),
+        ca_bundle=env.get("AWS_CA_BUNDLE"),
     )
 
 

@@ -214,6 +214,8 @@ def _union(members: list[_Kind], path: str) -> _Kind:
 
 def _integer(value: Any) -> int | None:
     """Whole numbers that 64 bits hold, also where they came as 3.0 or "3"."""
+    if type(value) is int:
+        return value if -(2**63) <= value < 2**63 else None
     if (type(value) is str and re.fullmatch(r"[+-]?\d{1,19}", value, re.ASCII)) or (
         type(value) is float and value.is_integer()
     ):
@@ -257,9 +259,8 @@ def _date_time(value: Any) -> str | None:
     found = _DATE_TIME.fullmatch(value) if isinstance(value, str) else None
     if found is None:
         return None
-    moment = value
-    if found[5] and (found[4] or not found[3]):
-        moment = f"{found[1]}{found[2]}{found[3] or ':00'}{found[5]}"
+    day, clock, seconds, space, zone = found.groups()
+    moment = f"{day}{clock}{seconds or ':00'}{zone}" if zone and (space or not seconds) else value
     return moment if _exists(moment) else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lakeward.build import plan_build
 from lakeward.errors import LakewardError
 from lakeward.intake import get_files_after_cursor
+from lakeward.meta import LAKE_VERSION
 from lakeward.reading import UNREAD, ModelState, Reading, feedable, read
 from lakeward.settings import LAKE
 from lakeward.sql import escape_glob, quote_identifier, quote_literal
@@ -63,6 +65,7 @@ class Status:
     marts: tuple[Mart, ...]
     problems: tuple[str, ...]  # with the project's files
     is_fresh: bool  # was the manifest made from the files as they are now?
+    lake_version: int | None  # of its own tables; None where nothing was ever fed
 
     @property
     def is_red(self) -> bool:
@@ -78,6 +81,8 @@ class Status:
             "streams": [asdict(stream) | {"red": stream.is_red} for stream in self.streams],
             "marts": [asdict(mart) | {"due": mart.is_due} for mart in self.marts],
             "problems": list(self.problems),
+            "lakeward": importlib.metadata.version("lakeward"),
+            "lake_version": self.lake_version,
         }
 
 
@@ -110,7 +115,8 @@ def status(
         errors += [str(trouble)] if trouble is not None else []
         errors += [f"no model carries the tag {stream.tag}"] if is_fresh and not models else []
         found.append(_row(stream, drift, reading, files, errors, syncs.get(stream.id), now))
-    return Status(tuple(found), tuple(marts), tuple(problems), is_fresh)
+    version = LAKE_VERSION if readings else None  # of another one nothing is read
+    return Status(tuple(found), tuple(marts), tuple(problems), is_fresh, version)
 
 
 def _row(

@@ -157,8 +157,8 @@ def install(trace: str, strike: dict[str, Any] | None = None) -> None:
 
     made = lakeward.lake.Lake.__init__
 
-    def make(lake: Any, con: Any) -> None:
-        made(lake, _Connection(tracer, con))  # type: ignore[arg-type]
+    def make(lake: Any, con: Any, *rest: Any) -> None:
+        made(lake, _Connection(tracer, con), *rest)  # type: ignore[arg-type]
 
     lakeward.lake.Lake.__init__ = make  # type: ignore[method-assign, assignment]
 

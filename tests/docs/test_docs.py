@@ -43,6 +43,8 @@ NOT_RUN = {
     "make audit": "asks pypi.org; tests/unit/test_lock.py checks the hashes",
     "make sbom": "tests/unit/test_lock.py runs the same program",
     ".venv/bin/pytest": "runs these very tests",
+    "docker compose ": "needs Docker: tests/functional/test_deployment.py runs the services as processes",
+    "kubectl ": "needs a cluster",
     "git ": "needs your repository and its remote",
     "lakeward up": "never ends: tests/functional/test_dagster.py runs it",
     "lakeward feed --watch": "never ends: the fixture runs it while everything else here runs",

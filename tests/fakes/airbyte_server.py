@@ -16,7 +16,7 @@ import secrets
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -438,7 +438,8 @@ class Jobs(_Resource):
             part = 1 if status == "succeeded" else 2
             rows, size = job["_total"]
             job["duration"] = f"PT{(now - job['_createdAt']).seconds}S"
-            job.update(rowsSynced=rows // part, bytesSynced=size // part)
+            if rows is not None:
+                job.update(rowsSynced=rows // part, bytesSynced=size // part)
         return self.view(job)
 
 
@@ -484,8 +485,12 @@ class FakeAirbyte:
         self.discoveries: list[str] = []  # the sources that were asked, rather than the cache
         self.forgotten: list[tuple[str, str]] = []  # (connection, stream): a change of mode lost its state
         self.custom_definitions: dict[str, str] = {}  # id -> type, which the real server gives as ""
-        self.scripts: list[tuple[tuple[str, ...], int, int]] = []
-        self.usual_script = (("pending", "running", "succeeded"), 100, 10_000)
+        self.scripts: list[tuple[Sequence[str], int | None, int]] = []
+        self.usual_script: tuple[Sequence[str], int | None, int] = (
+            ("pending", "running", "succeeded"),
+            100,
+            10_000,
+        )
         self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
         self.lenient = False
         self.refuses_any_key = False  # 4.4 rule 4: older servers, of the source's own key too
@@ -519,8 +524,8 @@ class FakeAirbyte:
         """The sync mode each stream of a connection would be run with."""
         return {stream["name"]: stream["syncMode"] for stream in self.connections[connection_id]["_streams"]}
 
-    def next_job(self, *statuses: str, rows: int = 100, size: int = 10_000) -> None:
-        """The statuses that the next job to be created goes through, the first at once."""
+    def next_job(self, *statuses: str, rows: int | None = 100, size: int = 10_000) -> None:
+        """The statuses that the next job to be created goes through, the first at once. rows None: untold."""
         self.scripts.append((statuses, rows, size))
 
     def fail_next(

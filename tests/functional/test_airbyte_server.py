@@ -410,16 +410,16 @@ def test_a_sync_is_followed_to_its_end(server: Server, monkeypatch: pytest.Monke
     monkeypatch.setattr(jobs, "_LOOK_SECONDS", 0)
     with client.open_airbyte(load_settings(server.lake.project_dir)) as airbyte:
         seen: list[str] = []
-        job = jobs.sync("shopify", airbyte, lambda told: seen.append(told["status"]))
+        job = jobs.sync(server.connection, airbyte, lambda told: seen.append(told["status"]))
         assert (seen, job["rowsSynced"]) == (["pending", "running", "succeeded"], 100)
 
         server.fake.jobs.create({"connectionId": server.connection["connectionId"], "jobType": "sync"})
-        jobs.sync("shopify", airbyte, lambda _: None)  # the one that was running
+        jobs.sync(server.connection, airbyte, lambda _: None)  # the one that was running
         assert len(server.fake.jobs) == 2
 
         server.fake.next_job("running", "failed")
         with pytest.raises(AirbyteError, match="job 3 of shopify to lakeward failed"):
-            jobs.sync("shopify", airbyte, lambda _: None)
+            jobs.sync(server.connection, airbyte, lambda _: None)
 
 
 def test_what_the_server_says_it_sent_is_compared_with_what_landed(server: Server) -> None:
@@ -427,12 +427,12 @@ def test_what_the_server_says_it_sent_is_compared_with_what_landed(server: Serve
     lake, today = server.lake, datetime.now(UTC)
     local = {"LAKEWARD_LANDING_URL": str(lake.landing)}
 
-    def job_lands(number: int, rows: int) -> subprocess.CompletedProcess[str]:
+    def job_lands(number: int, rows: int, sent: int | None = 100) -> subprocess.CompletedProcess[str]:
         folder = lake.landing / f"raw/shopify/orders/year={today:%Y}/month={today:%m}/day={today:%d}"
         folder.mkdir(parents=True, exist_ok=True)
         with duckdb.connect() as con:
             con.execute(f"copy (select 1 as id from range({rows})) to '{folder}/{number}_1_part_0.parquet'")
-        server.fake.next_job("succeeded", rows=100)
+        server.fake.next_job("succeeded", rows=sent)
         return server.run("sync", "shopify", **local)
 
     assert job_lands(1, 100).returncode == 0
@@ -441,6 +441,8 @@ def test_what_the_server_says_it_sent_is_compared_with_what_landed(server: Serve
     assert "shopify: the server says it sent 100 records; 99 landed" in short.stderr
     server.fake.next_job("succeeded", rows=100)
     assert json.loads(server.run("sync", "shopify", "--json", **local).stdout)["rowsLanded"] is None
+    untold = job_lands(4, 100, sent=None)
+    assert (untold.returncode, untold.stderr) == (0, "")
 
 
 def streams_stay(server: Server, said: str) -> None:
@@ -485,6 +487,9 @@ def test_what_was_renamed_on_the_server_is_still_known(server: Server) -> None:
     told = server.apply()
     assert "name: shopify EU -> shopify" in told
     assert "name: by somebody -> shopify to lakeward" in told
+    connection["name"] = "by somebody again"
+    server.fake.next_job("succeeded")
+    assert server.run("sync", "shopify", LAKEWARD_LANDING_URL=str(server.lake.landing)).returncode == 0
     assert (len(server.fake.sources), len(server.fake.connections)) == (1, 1)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -152,3 +155,17 @@ def test_a_mart_built_empty_is_to_be_built_again(lake: ScratchLake) -> None:
     lake.dbt("run", "--empty", "-s", "fct_items")
     assert "built fct_items (its last build failed)" in lake.cli("build").stdout
     assert lake.query("select count(*) from fct_items") == [(3,)]
+
+
+def test_a_day_is_that_of_utc_whatever_the_machine_takes_for_its_zone(lake: ScratchLake) -> None:
+    lake.add_stream("shop/items")
+    shown = subprocess.run(
+        [
+            Path(sys.executable).with_name("dbt"), "--quiet", "show", "--output", "json", "--inline",
+            "select '2026-11-25 23:30:00+00'::timestamptz::date::varchar as day, "
+            "current_setting('ducklake_max_retry_count') as retries",
+        ],
+        cwd=lake.project_dir, env=dict(os.environ) | {"TZ": "Asia/Tokyo"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(shown.stdout)["show"] == [{"day": "2026-11-25", "retries": 100}]

@@ -167,7 +167,7 @@ def test_no_secret_is_anywhere_whatever_fails(
         events = [repr(entry) for run in runs for entry in instance.all_logs(run)]
         assert len(events) > 20
         one.said["dagster"] = "\n".join(events).encode()
-    one.said["catalog"] = postgres.dump("secrets").encode()
+    one.said["catalog"] = postgres.text("secrets").encode()
     assert b"shop/items" in one.said["catalog"]
     assert one.leaks(lake.root, tmp_path) == {}
 

@@ -428,26 +428,6 @@ def test_records_that_landed_and_never_reached_the_ledger_are_told(shop: Shop) -
     assert "its last sync landed 25 records, and the ledger knows of 20" in status.stdout
 
 
-def test_a_lake_of_an_older_version_is_taken_along(shop: Shop) -> None:
-    shop.sync("shop/items")
-    shop.lake.feed("shop/items")
-    with open_lake(shop.lake.project().settings) as lake:
-        assert lake is not None
-        lake.query("drop view meta.feeder_files")
-        lake.query("drop table meta.sync_log")
-        lake.query("alter table meta.feeder_log drop column nulled")
-        lake.query(
-            "create view meta.feeder_files as select source, stream, model, build, path, etag, size, "
-            "partition_date, generation, event as status, rows, extracted_at, batch_id, code, error, "
-            "logged_at from meta.feeder_log where event = 'applied'"
-        )
-    shop.lake.add_stream("shop/words", model=APPEND)
-    shop.lake.land("shop/words", 1, "older.parquet", range(3))
-    assert "lakeward feed brings it up to date" in shop.lake.cli("status", check=False).stderr
-    shop.lake.feed()
-    assert shop.lake.query("select count(*) from int_shop__words") == [(3,)]
-
-
 def test_a_run_syncs_feeds_and_builds(shop: Shop) -> None:
     shop.lake.write(
         "dag/enriched/fct_count.sql",

@@ -42,6 +42,7 @@ def held(lake: ScratchLake, phase: str, program: str, *arguments: str) -> Iterat
     trace, until = lake.root / "held.jsonl", lake.root / "go"
     for left in (trace, until):
         left.unlink(missing_ok=True)
+    lake.push()
     strike = {"phase": phase, "where": "before", "target": "pause", "until": str(until)}
     running = launcher().start(
         program, *arguments, cwd=lake.project_dir if program == "dbt" else lake.root,

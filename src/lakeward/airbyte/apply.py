@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lakeward.airbyte.plan import Change, Found, Plan, fingerprint, only, stream_bodies
-from lakeward.airbyte.wanted import DESTINATION, Wanted, WantedActor, WantedConnection
+from lakeward.airbyte.wanted import DESTINATION, Wanted, WantedActor, WantedConnection, connection_name
 from lakeward.errors import AirbyteError, ConfigError
 from lakeward.meta import META, relations, set_up
 
@@ -20,17 +20,7 @@ Json = dict[str, Any]
 def find(airbyte: Airbyte, wanted: Wanted, lake: Lake | None) -> Found:
     """The server as it is. Reads only; a discovery that was never made is made, which takes minutes."""
     sources, destinations = airbyte.all("sources"), airbyte.all("destinations")
-    rows = (
-        lake.query(
-            f"""
-            select kind, name, id, max_by(fingerprint, rowid), max_by(event, rowid),
-                bool_or(event = 'created')
-            from {META}.airbyte_log group by all order by max(rowid)"""
-        )
-        if lake is not None and ("meta", "airbyte_log") in relations(lake)
-        else []
-    )
-    applied = [row for row in rows if row[4] != "deleted"]
+    applied = _applied(lake)
     named = {(kind, name): key for kind, name, key, *_ in applied}
     ours = only("destination", DESTINATION, destinations, named)
     streams = {}
@@ -46,8 +36,30 @@ def find(airbyte: Airbyte, wanted: Wanted, lake: Lake | None) -> Found:
         streams,
         applied={key: fingerprint for _, _, key, fingerprint, *_ in applied},
         named=named,
-        created={key for _, _, key, _, _, was_created in applied if was_created},
+        created={key for _, _, key, _, was_created in applied if was_created},
     )
+
+
+def connection(source: str, airbyte: Airbyte, lake: Lake | None) -> Json:
+    """The source's connection. Raises ConfigError when there is none, or more than one of its name."""
+    named = {(kind, name): key for kind, name, key, *_ in _applied(lake)}
+    name = connection_name(source)
+    found = only("connection", name, airbyte.all("connections"), named)
+    if found is None:
+        raise ConfigError(f"Airbyte has no connection called {name}", hint="lakeward airbyte plan")
+    return found
+
+
+def _applied(lake: Lake | None) -> list[tuple[str, str, str, str, bool]]:
+    """What lakeward made or changed and did not delete: kind, name, id, fingerprint, did it make it?"""
+    if lake is None or ("meta", "airbyte_log") not in relations(lake):
+        return []
+    rows = lake.query(
+        f"""
+        select kind, name, id, max_by(fingerprint, rowid), bool_or(event = 'created')
+        from {META}.airbyte_log group by all having max_by(event, rowid) <> 'deleted' order by max(rowid)"""
+    )
+    return [(kind, name, key, fingerprint, made) for kind, name, key, fingerprint, made in rows]
 
 
 def apply(

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from lakeward.airbyte.wanted import connection_name
-from lakeward.errors import AirbyteError, ConfigError
+from lakeward.errors import AirbyteError
 from lakeward.sql import escape_glob, quote_list
 
 if TYPE_CHECKING:
@@ -23,19 +22,13 @@ _LOOK_SECONDS = 5.0
 _ENDED = ("succeeded", "failed", "cancelled")
 
 
-def sync(source: str, airbyte: Airbyte, progress: Callable[[Json], None]) -> Json:
-    """The job of the source's connection, ended well. One that runs already is followed instead.
+def sync(connection: Json, airbyte: Airbyte, progress: Callable[[Json], None]) -> Json:
+    """The connection's job, ended well. One that runs already is followed instead.
 
-    Raises AirbyteError when it failed, ConfigError when there is no such connection.
+    Raises AirbyteError when it failed.
     """
-    name = connection_name(source)
-    found = [each for each in airbyte.all("connections") if each["name"] == name]
-    if len(found) != 1:
-        raise ConfigError(f"Airbyte has {len(found)} connections called {name}", hint="lakeward airbyte plan")
-    connection = found[0]["connectionId"]
-    job = _running(airbyte, connection) or airbyte.call(
-        "POST", "/jobs", {"connectionId": connection, "jobType": "sync"}
-    )
+    key = connection["connectionId"]
+    job = _running(airbyte, key) or airbyte.call("POST", "/jobs", {"connectionId": key, "jobType": "sync"})
     while job["status"] not in _ENDED:
         progress(job)
         time.sleep(_LOOK_SECONDS)
@@ -43,7 +36,7 @@ def sync(source: str, airbyte: Airbyte, progress: Callable[[Json], None]) -> Jso
     progress(job)
     if job["status"] != "succeeded":
         raise AirbyteError(
-            f"job {job['jobId']} of {name} {job['status']}",
+            f"job {job['jobId']} of {connection['name']} {job['status']}",
             hint="its log is on the connection's page in Airbyte; what it landed is fed all the same",
         )
     return dict(job)

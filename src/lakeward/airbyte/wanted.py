@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from lakeward.credentials import access
 from lakeward.cron import as_quartz
 from lakeward.errors import ConfigError
 
@@ -122,18 +123,18 @@ def _s3(settings: Settings) -> tuple[Json, Json]:
             f"landing_url is {settings.landing_url}: an Airbyte server lands in a bucket only",
             hint="set landing_url to s3://bucket/prefix; without a server, lakeward sync lands in a folder",
         )
-    s3 = settings.s3
+    s3, store = settings.s3, access(settings, settings.landing_url)
     prefix = address.path.strip("/")
     found: Json = {
         "s3_bucket_name": address.netloc,
         "s3_bucket_path": f"{prefix}/raw" if prefix else "raw",
-        "s3_bucket_region": s3.region,
+        "s3_bucket_region": store.region,
         "s3_path_format": "${NAMESPACE}/${STREAM_NAME}/year=${YEAR}/month=${MONTH}/day=${DAY}/",
         "file_name_pattern": "{sync_id}_{timestamp:millis}_part_{part_number}{format_extension}",
         "format": {"format_type": "Parquet", "compression_codec": "ZSTD"},
     }
-    if s3.endpoint_url:
-        found["s3_endpoint"] = s3.endpoint_url
+    if store.endpoint_url:
+        found["s3_endpoint"] = store.endpoint_url
     if not (s3.access_key_id and s3.secret_access_key):
         return found, found
     keys = {"access_key_id": s3.access_key_id, "secret_access_key": s3.secret_access_key.get_secret_value()}

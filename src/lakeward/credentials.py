@@ -1,0 +1,147 @@
+"""The object store's address and keys, as AWS's own tools find them: the only module that talks to botocore.
+
+docs.aws.amazon.com/sdkref/latest/guide/standardized-credentials.html: the environment, profile files (with
+single sign-on and assumed roles), a web identity, a container's role, an instance's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from lakeward.errors import ConfigError, LandingError
+from lakeward.settings import aws_environment
+
+if TYPE_CHECKING:
+    from lakeward.settings import S3, Settings
+
+_GOOGLE = "https://storage.googleapis.com"
+_REMEDY = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run where a role is given"
+
+
+@dataclass(frozen=True)
+class Keys:
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    session_token: str | None = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Access:
+    """How one store is reached. endpoint_url: None for Amazon's own."""
+
+    region: str
+    endpoint_url: str | None
+    ca_bundle: str | None
+    path_style: bool
+    _chain: _Chain
+
+    @property
+    def keys(self) -> Keys:
+        """As they are to be used now: temporary ones are fetched anew ten minutes before they end.
+
+        Raises ConfigError when there are none, LandingError when they cannot be fetched.
+        """
+        return self._chain.keys()
+
+    @property
+    def is_temporary(self) -> bool:
+        return self._chain.is_temporary
+
+
+def access(settings: Settings, url: str) -> Access:
+    """Of an `s3://` or `gs://` URL. Costs the import of botocore where the environment holds no keys."""
+    scheme = urlsplit(url).scheme
+    if scheme not in ("s3", "gs"):
+        raise ConfigError(
+            f"{url}: lakeward knows no store of {scheme}://",
+            hint="use a folder, s3://bucket/prefix or gs://bucket/prefix",
+        )
+    s3 = settings.s3
+    chain = _chain(s3, aws_environment())
+    endpoint = s3.endpoint_url or chain.profile.get("endpoint_url")
+    if scheme == "gs":
+        endpoint = endpoint or _GOOGLE
+    if endpoint is not None and urlsplit(endpoint).scheme not in ("http", "https"):
+        raise ConfigError(
+            f"the store's endpoint is {endpoint!r}", hint="write AWS_ENDPOINT_URL=https://host:port"
+        )
+    return Access(
+        region=s3.region or chain.profile.get("region") or "us-east-1",
+        endpoint_url=endpoint,
+        ca_bundle=s3.ca_bundle or chain.profile.get("ca_bundle"),
+        path_style=settings.s3_path_style if settings.s3_path_style is not None else endpoint is not None,
+        _chain=chain,
+    )
+
+
+class _Chain:
+    def __init__(self, s3: S3) -> None:
+        self._s3 = s3
+
+    @cached_property
+    def profile(self) -> dict[str, Any]:
+        """What the profile says, where one is used. Keys in the environment go before any profile."""
+        if self._fixed is not None:
+            return {}
+        with _translated():
+            return dict(self._session.get_scoped_config())
+
+    @property
+    def is_temporary(self) -> bool:
+        return self._fixed is None and hasattr(self._found, "refresh_needed")
+
+    def keys(self) -> Keys:
+        if self._fixed is not None:
+            return self._fixed
+        with _translated():
+            frozen = self._found.get_frozen_credentials()
+        return Keys(frozen.access_key, frozen.secret_key, frozen.token)
+
+    @cached_property
+    def _fixed(self) -> Keys | None:
+        secret, token = self._s3.secret_access_key, self._s3.session_token
+        if not self._s3.access_key_id or secret is None:
+            return None
+        return Keys(
+            self._s3.access_key_id, secret.get_secret_value(), token.get_secret_value() if token else None
+        )
+
+    @cached_property
+    def _session(self) -> Any:
+        import botocore.session  # 0.1 s
+
+        return botocore.session.Session()
+
+    @cached_property
+    def _found(self) -> Any:
+        with _translated():
+            found = self._session.get_credentials()
+        if found is None:
+            raise ConfigError("no credentials for the object store were found", hint=_REMEDY)
+        return found
+
+
+@cache
+def _chain(s3: S3, environment: frozenset[tuple[str, str]]) -> _Chain:
+    """One for all that this process does: what was fetched once is fetched again only when it ends."""
+    return _Chain(s3)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    from botocore.exceptions import BotoCoreError, CredentialRetrievalError, MetadataRetrievalError
+
+    try:
+        yield
+    except (CredentialRetrievalError, MetadataRetrievalError) as error:
+        raise LandingError(
+            f"credentials for the object store cannot be fetched: {error}",
+            hint="nothing was marked as done; the next run asks again",
+        ) from error
+    except BotoCoreError as error:
+        raise ConfigError(f"credentials for the object store: {error}", hint=_REMEDY) from error
