@@ -365,6 +365,20 @@ def test_a_password_may_have_any_character(user: str, password: str, database: s
     )  # for libpq to decode: tests/functional/test_secrets.py has one that does
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:hush/d",
+        "postgresql://u:hush%zz@h/d",
+        "postgresql://h:1,u:hush/d",
+        "postgresql://u:hu sh@h/d",
+    ],
+)
+def test_a_url_of_which_libpq_would_show_the_password_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="is not a Postgres URL"):
+        _postgres_uri(url)
+
+
 @many
 @given(
     password=st.sampled_from(
