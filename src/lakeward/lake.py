@@ -427,7 +427,7 @@ def _postgres_uri(url: str) -> str:
         parts = urlsplit(url)
         hosts = parts.netloc.rpartition("@")[2]
         is_one = (
-            parts.scheme in ("postgres", "postgresql")
+            url.startswith(("postgres://", "postgresql://"))
             and parts.path.strip("/") != ""
             and _HOSTS.fullmatch(hosts) is not None
             and "@" not in parts.path + parts.query + parts.fragment
