@@ -430,6 +430,7 @@ def _postgres_uri(url: str) -> str:
             url.startswith(("postgres://", "postgresql://"))
             and parts.path.strip("/") != ""
             and _HOSTS.fullmatch(hosts) is not None
+            and parts.netloc.count("@") <= 1  # libpq takes the first
             and "@" not in parts.path + parts.query + parts.fragment
             and _UNDECODABLE.search(url) is None
         )

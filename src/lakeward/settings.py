@@ -283,16 +283,26 @@ def _absolute(key: str, url: str, root: Path) -> str:
         raise ConfigError(
             f"{key} holds a key or a password", hint="set AWS_ACCESS_KEY_ID and its secret instead"
         )
+    scheme = url.partition("://")[0]
+    if scheme not in ("s3", "gs"):
+        raise ConfigError(
+            f"{key} {url!r}: lakeward knows no store of {scheme}://",
+            hint="use a folder, s3://bucket/prefix or gs://bucket/prefix",
+        )
     if not _OBJECTS.fullmatch(url):
         raise ConfigError(
             f"{key} {url!r} is not written plainly",
-            hint="use a folder or s3://bucket/prefix, in small letters, without .. and any of % ? # * [ ]",
+            hint="use a folder or s3://bucket/prefix, without .. and any of % ? # * [ ]",
         )
     return url
 
 
 def _refuse_overlap(settings: Settings) -> None:
-    landing, data = (f"{url.rstrip('/')}/" for url in (settings.landing_url, settings.data_url))
+    # Whatever they are called by, buckets of one name may be one bucket: a server may speak for both.
+    landing, data = (
+        f"{re.sub('^(s3|gs):', 'bucket:', url.rstrip('/'))}/"
+        for url in (settings.landing_url, settings.data_url)
+    )
     if landing.startswith(data) or data.startswith(landing):
         raise ConfigError(
             f"landing_url {settings.landing_url} and data_url {settings.data_url} contain one another",

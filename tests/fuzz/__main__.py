@@ -62,7 +62,8 @@ def _run(name: str, seconds: int, seed: int) -> bool:
         for path in findings.iterdir():
             print(f"  {path.read_bytes()!r}")
         said = done.stdout + done.stderr
-        print("\n".join(said[said.find("Uncaught Python exception") :].splitlines()[:40]), flush=True)
+        lines = said[said.find("Uncaught Python exception") :].splitlines()
+        print("\n".join([line for line in lines if not line.startswith("INFO: ")][:40]), flush=True)
         return False
 
 

@@ -325,6 +325,11 @@ def test_a_landing_zone_is_written_plainly(tmp_path: Path, landing: str) -> None
         load_settings(tmp_path, env)
 
 
+def test_one_bucket_by_two_protocols_is_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="contain one another"):
+        load_settings(tmp_path, {"LAKEWARD_LANDING_URL": "gs://b/data/x", "LAKEWARD_DATA_URL": "s3://b/data"})
+
+
 def test_a_root_contains_everything(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="contain one another"):
         load_settings(tmp_path, {"LAKEWARD_LANDING_URL": "/"})
@@ -369,6 +374,9 @@ def test_a_password_may_have_any_character(user: str, password: str, database: s
     "url",
     [
         "postgresql://u:hush/d",
+        "postgres:://u:hush/d",
+        "POSTGRES://u:hush@h/d",
+        "postgresql://u:hush@hush@h/d",
         "postgresql://u:hush%zz@h/d",
         "postgresql://h:1,u:hush/d",
         "postgresql://u:hu sh@h/d",
