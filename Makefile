@@ -1,6 +1,6 @@
 # `make demo` runs the main job here; `make test` is what CI runs. uv comes from PyPI when it is absent.
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-all chaos soak mutants lint fmt docs bench clean
+.PHONY: help demo install test test-all chaos soak mutants fuzz audit sbom lint fmt docs bench clean
 
 UV := $(shell command -v uv || echo .uv/bin/uv)
 PYTHON ?= python3
@@ -30,6 +30,17 @@ soak: install ## Ten minutes of a team's lake under load, then compared with an 
 
 mutants: install ## Break the engine in one place at a time and see a test fail for each
 	.venv/bin/python -m tests.mutants
+
+fuzz: $(UV) ## Fuzz every parser, guided by coverage, SECONDS=60 each (Linux on x86-64)
+	$(UV) run --locked --quiet --all-extras --group fuzz python -m tests.fuzz --seconds $(or $(SECONDS),60)
+
+audit: install ## Is everything pinned by its hash, and is any of it known to be vulnerable? Needs pypi.org
+	.venv/bin/pytest -q -n0 tests/unit/test_lock.py
+	$(UV) export --locked --quiet --all-extras --no-emit-project --format requirements.txt --output-file .uv/audit.txt
+	$(UV) tool run --quiet --from "pip-audit>=2.10" pip-audit --strict --disable-pip --require-hashes -r .uv/audit.txt
+
+sbom: $(UV) ## Write sbom.json: what is installed for lakeward, as CycloneDX has it
+	$(UV) export --locked --quiet --all-extras --no-dev --format cyclonedx1.5 --output-file sbom.json
 
 lint: install ## Ruff, mypy strict, the import contract
 	.venv/bin/ruff check

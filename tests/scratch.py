@@ -240,6 +240,10 @@ class PostgresServer:
         embedded._own(folder)
         if copy_of is None:
             self._run("initdb", f"--pgdata={self.data}", "--username=lake", "--auth=trust", "--no-sync")
+            (self.data / "pg_hba.conf").write_text(
+                "host all lake 127.0.0.1/32 trust\nhost replication lake 127.0.0.1/32 trust\n"
+                "host all all 127.0.0.1/32 scram-sha-256\n"
+            )
         else:
             flags = ("--write-recovery-conf", "--checkpoint=fast", "--no-sync")
             self._run("pg_basebackup", f"--pgdata={self.data}", *copy_of._server, *flags)
@@ -307,6 +311,19 @@ class PostgresServer:
     def drop_database(self, name: str) -> None:
         self._run("dropdb", *self._server, "--force", name)
 
+    def run_script(self, database: str, script: Path) -> None:
+        """As psql does it. Raises LakeError with its last words."""
+        readable = self.data.with_name(script.name)  # as root the program runs as nobody
+        shutil.copy(script, readable)
+        readable.chmod(0o644)
+        self._run("psql", *self._server, "--no-psqlrc", "--quiet", f"--file={readable}", database)
+
+    def text(self, name: str) -> str:
+        """All that is in the database."""
+        path = self.data.with_name("text.sql")
+        self._run("pg_dump", *self._server, f"--file={path}", name)
+        return path.read_text()
+
     def dump(self, name: str) -> Path:
         """The database as a file that `restore` takes, while others are at work in it."""
         path = self.data.parent / f"{name}.dump"
@@ -337,8 +354,9 @@ class PostgresServer:
     def log(self) -> str:
         return (self.data / "server.log").read_text()
 
-    def url(self, name: str) -> str:
-        return f"postgresql://lake@127.0.0.1:{self.port}/{name}"
+    def url(self, name: str, user: str = "lake") -> str:
+        """user: with its password, where it has one."""
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{name}"
 
 
 WEED = str(Path(sys.executable).parent / "weed")
@@ -388,10 +406,10 @@ class S3Server:
     def pid(self) -> int:
         return self._server.pid
 
-    def store(self, prefix: str) -> S3Store:
+    def store(self, prefix: str, *, bucket: str = BUCKET, key: str = KEY, secret: str = SECRET) -> S3Store:
         return S3Store(
-            self.BUCKET, prefix=prefix, endpoint=self.endpoint, access_key_id=self.KEY,
-            secret_access_key=self.SECRET, region="us-east-1", virtual_hosted_style_request=False,
+            bucket, prefix=prefix, endpoint=self.endpoint, access_key_id=key,
+            secret_access_key=secret, region="us-east-1", virtual_hosted_style_request=False,
             client_options={"allow_http": True},
         )  # fmt: skip
 
@@ -403,8 +421,18 @@ class S3Server:
         )  # fmt: skip
         assert "error" not in done.stdout + done.stderr, done.stdout + done.stderr
 
+    def add_user(self, name: str, *policies: Path, secret: str | None = None) -> dict[str, str]:
+        """A user with just these policies; the variables that a program has to have to be it."""
+        key, secret = f"AKID{name.upper()}", secret or f"SECRET{name.upper()}"
+        self.shell(
+            f"s3.user.create -name={name} -access_key={key} -secret_key={secret}",
+            *(f"s3.policy -put -name={policy.stem} -file={policy}" for policy in policies),
+            *(f"s3.policy.attach -user={name} -policy={policy.stem}" for policy in policies),
+        )
+        return self.environment | {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
+
     def close(self) -> None:
-        self._server.terminate()
+        self._server.kill()  # asked to end it takes ten seconds
         self._server.wait(30)
 
     def start_after_kill(self) -> None:

@@ -139,7 +139,7 @@ class Connector:
 
     def _error(self, what: str, words: str | None) -> ConnectorError:
         said = f": {self._mask(words)[:500]}" if words else ""
-        return ConnectorError(f"{self._program.name} {what}{said}")
+        return ConnectorError(f"{self._program.name} {self._mask(what)}{said}")
 
     @contextmanager
     def _process(self, arguments: list[str], folder: str) -> Iterator[_Running]:
@@ -250,7 +250,8 @@ def install(requirement: str, python: str | None, home: Path, environment: Mappi
     """
     name, _, version = requirement.partition("==")
     program = name.removeprefix("airbyte-")
-    folder = home / f"{program}-{version}{f'-py{python}' if python else ''}"
+    chosen = re.sub(r"[^A-Za-z0-9.]+", "-", python or "")  # a version, or a path, which is no path of ours
+    folder = home / f"{program}-{version}{f'-py{chosen}' if python else ''}"
     path = folder / "bin" / program
     complete = folder / "complete"
     folder.mkdir(parents=True, exist_ok=True)

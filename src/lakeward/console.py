@@ -26,8 +26,19 @@ if TYPE_CHECKING:
     from lakeward.status import Status
     from lakeward.sync import SyncReport
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# What steers a terminal, as a sign for it: names of files and words of connectors come from outside.
+_SIGNS = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n"}
+_SIGNS |= {0x7F: "\u2421"} | dict.fromkeys(range(0x80, 0xA0), "\ufffd")
+
+
+class _Console(Console):
+    def print(self, *objects: Any, **options: Any) -> None:
+        plain = (one.translate(_SIGNS) if isinstance(one, str) else one for one in objects)
+        super().print(*plain, **options)
+
+
+out = _Console(highlight=False)
+err = _Console(stderr=True, highlight=False)
 
 
 def print_json(value: object) -> None:
@@ -234,7 +245,7 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S")
-    return str(value)
+    return str(value).translate(_SIGNS)
 
 
 def _plain(value: Any) -> Any:

@@ -33,7 +33,7 @@ def as_quartz(text: str) -> str:
 def _is_field(field: str, bounds: tuple[int, int]) -> bool:
     least, greatest = bounds
     for part in field.split(","):
-        found = re.fullmatch(r"(?:\*|(\d+)(?:-(\d+))?)(?:/[1-9]\d*)?", part, re.ASCII)
+        found = re.fullmatch(r"(?:\*|(\d{1,2})(?:-(\d{1,2}))?)(?:/[1-9]\d?)?", part, re.ASCII)
         if found is None or not all(least <= int(each) <= greatest for each in found.groups() if each):
             return False
         if found[2] and int(found[1]) > int(found[2]):

@@ -103,16 +103,19 @@ def inspect(lake: Lake, landing: Landing, files: Sequence[LandedFile]) -> Inspec
 
     Raises LakeError for what is no file's fault, as too little memory.
     """
-    refused = {file: reason for file in files if (reason := _refusal(file)) is not None}
+    refused = {file: reason for file in files if (reason := _refusal(file, landing)) is not None}
     rest = [file for file in files if file not in refused]
     return Inspection(unreadable=tuple(refused.items())) + _inspect(lake, landing, rest)
 
 
-def _refusal(file: LandedFile) -> str | None:
+def _refusal(file: LandedFile, landing: Landing) -> str | None:
     if file.partition is None:
         return "lies in no year=/month=/day= folder"
-    if "\\" in file.path and escape_glob(file.path) != file.path:
+    url = landing.url(file.path)
+    if "\\" in url and escape_glob(url) != url:
         return "its name has a backslash and one of * ? [ as well, which DuckDB cannot open: rename it"
+    if "?" in file.path and "://" in url:
+        return "its name has a ?, and DuckDB takes what follows it for settings of the store: rename it"
     return None
 
 

@@ -39,7 +39,13 @@ _PATIENCE = ("http_retries = 5", "http_retry_wait_ms = 200", "http_retry_backoff
 # A commit that the catalog does not live to see fails without a word of why.
 _GONE = re.compile(r'server closed the connection|terminating connection|Failed to execute query "\w+": *$')
 
+_REFUSED = re.compile(r"ERROR:  (cannot execute \w+ in a read-only transaction|permission denied for)")
+
 _QUOTED = re.compile(r'Failed to execute query ".*": (?=ERROR)', re.DOTALL)
+
+_HOST = r"(\[[0-9A-Fa-f:.]+\]|[^:,\[\]\s]*)(:\d{1,5})?"
+_HOSTS = re.compile(f"{_HOST}(,{_HOST})*", re.ASCII)
+_UNDECODABLE = re.compile(r"%(?![0-9A-Fa-f]{2})|%00|[\x00-\x20\x7f]")
 
 _SETUP = 7_202_611  # our advisory lock's number in the catalog database
 
@@ -188,6 +194,8 @@ class StoreSecrets:
             yield from (f"set global {setting}" for setting in _PATIENCE)
             yield "set global enable_server_cert_verification = true"
             yield "set global enable_curl_server_cert_verification = true"
+            for name in ("s3_secret_access_key", "s3_session_token"):
+                yield f"set global {name} = ''"  # httpfs takes them from the environment, for all to see
         for bundle in {store.ca_bundle for store in self._stores.values() if store.ca_bundle}:
             yield f"set global ca_cert_file = {quote_literal(bundle)}"
 
@@ -345,6 +353,8 @@ def as_lakeward_error(message: str) -> LakewardError:
         return WriterConflict(line)
     if error_kind(message) in ("IO Error", "TransactionContext Error") and _AWAY.search(line):
         return CatalogUnavailable(line, hint="is its Postgres up? nothing was marked as done")
+    if _REFUSED.search(line):
+        return LakeError(line, hint="the role in catalog_url may only read: see deploy/roles.sql")
     return LakeError(line)
 
 
@@ -425,13 +435,24 @@ def _create_secret(name: str, options: dict[str, str]) -> str:
 
 
 def _postgres_uri(url: str) -> str:
-    """Raises ConfigError without the URL: it holds a password."""
+    """Raises ConfigError without the URL: it holds a password, which libpq would show in part."""
     try:
         parts = urlsplit(url)
+        hosts = parts.netloc.rpartition("@")[2]
+        is_one = (
+            url.startswith(("postgres://", "postgresql://"))
+            and parts.path.strip("/") != ""
+            and _HOSTS.fullmatch(hosts) is not None
+            and parts.netloc.count("@") <= 1  # libpq takes the first
+            and "@" not in parts.path + parts.query + parts.fragment
+            and _UNDECODABLE.search(url) is None
+        )
     except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in ("postgres", "postgresql") or not parts.path.strip("/"):
+        is_one = False
+    if not is_one:
         raise ConfigError(
-            "catalog_url is not a Postgres URL", hint="write postgresql://user:password@host:port/database"
+            "catalog_url is not a Postgres URL",
+            hint="write postgresql://user:password@host:port/database; "
+            "in user and password, percent-encode what is neither letter nor digit",
         )
     return url

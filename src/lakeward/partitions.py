@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from datetime import date
 
-_DAY_FOLDER = re.compile(r"(?:^|/)year=(\d{4})/month=(\d{1,2})/day=(\d{1,2})/[^/]+$")
-_PART = re.compile(r"^(?:year|month|day)=(\d{1,4})$")
-_LANDED_NAME = re.compile(r"^[^._].*\.parquet(-\d+)?$", re.DOTALL)
+_DAY_FOLDER = re.compile(r"(?:^|/)year=([1-9]\d{3})/month=(\d{1,2})/day=(\d{1,2})/[^/]+\Z", re.ASCII)
+_PART = re.compile(r"(?:year|month|day)=(\d{1,4})", re.ASCII)
+_LANDED_NAME = re.compile(r"[^._].*\.parquet(-\d+)?", re.DOTALL | re.ASCII)
 
 
 def stream_root(source: str, stream: str) -> str:
@@ -38,7 +38,7 @@ def partition_folder(day: date) -> str:
 
 def partition_number(folder: str) -> int | None:
     """`month=03` is 3; None for a folder that is no part of a partition."""
-    found = _PART.match(folder)
+    found = _PART.fullmatch(folder)
     return int(found[1]) if found else None
 
 
@@ -47,4 +47,4 @@ def is_landed_name(path: str) -> bool:
 
     Names that begin with `.` or `_` are other programs' unfinished files, by old convention.
     """
-    return _LANDED_NAME.match(path.rsplit("/", 1)[-1]) is not None
+    return _LANDED_NAME.fullmatch(path.rsplit("/", 1)[-1]) is not None

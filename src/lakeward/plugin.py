@@ -35,7 +35,7 @@ from lakeward.intake import (
     render,
     shape_for,
 )
-from lakeward.lake import Lake, StoreSecrets, prepare
+from lakeward.lake import Lake, StoreSecrets, prepare, translated
 from lakeward.landing import LandedFile, Landing, open_landing
 from lakeward.ledger import Ledger
 from lakeward.manifest import packaged_macros
@@ -43,6 +43,7 @@ from lakeward.meta import set_up
 from lakeward.reading import Reading, read
 from lakeward.schemas import compatible, grouped, narrowed, readable_together
 from lakeward.settings import Settings, load_settings
+from lakeward.sql import escape_glob, quote_list
 from lakeward.streams import Stream, stream_of_tag
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class Plugin(BasePlugin):
 
     def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
         self._con = conn
-        with _as_dbt_error():
+        with _as_dbt_error(), translated():
             catalog = prepare(conn, self._settings)
             self._secrets = StoreSecrets(self._settings)
         if catalog is not None:
@@ -147,8 +148,8 @@ class Plugin(BasePlugin):
                 return
             stream = stream_of_tag(self._settings.project_dir, request["tag"])
             if not request["runs"]:
-                pattern = f"{landing.url(stream.root)}**/*.parquet*"
-                request["answer"]["files"] = f"['{pattern}'], union_by_name=true"
+                pattern = f"{escape_glob(landing.url(stream.root))}**/*.parquet*"
+                request["answer"]["files"] = f"{quote_list([pattern])}, union_by_name=true"
                 return
             plan = self._plan(request, stream, landing)
             request["answer"] |= {
@@ -283,7 +284,7 @@ def _given(paths: object, stream: Stream, landing: Landing, reading: Reading) ->
     found = []
     for given in paths:
         path = landing.relative(given)
-        if path is None or not path.startswith(stream.root) or normpath(path) != path:
+        if path is None or not path.startswith(stream.root) or normpath(path) != path or "\0" in path:
             raise ConfigError(
                 f"{given} does not belong to {stream.id}",
                 hint=f"write it as `lakeward files {stream.id}` does; they lie in {landing.url(stream.root)}",

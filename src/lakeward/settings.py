@@ -21,6 +21,13 @@ CATALOG_SECRET = "lakeward"  # noqa: S105 - a name, not a secret
 _PREFIX = "LAKEWARD_"
 _PROJECT_FILE = "dbt_project.yml"
 _SECRETS = ("catalog_url", "airbyte_client_secret", "airbyte_password")
+_CENTURY = 36_500  # days
+_LONGEST = 200  # characters of a wrong value that are worth showing
+# A prefix that nobody reads as another one: obstore decodes `%61` and resolves `..`, DuckDB expands `*` and
+# takes what follows a `?` for settings.
+_OBJECTS = re.compile(
+    r"(s3|gs)://[a-z0-9][a-z0-9._-]*(/(?!\.{1,2}(/|$))[^/?#%*\[\]\\\s\x00-\x1f\x7f]+)*", re.ASCII
+)
 
 
 class S3(BaseModel):
@@ -65,11 +72,13 @@ class Settings(BaseModel):
     lookback_days: int = Field(
         default=3,
         ge=0,
+        le=_CENTURY,
         description="Days before the newest applied partition that every listing still covers.",
     )
     reconcile_after_hours: float = Field(
         default=24,
         gt=0,
+        le=_CENTURY * 24,
         description="Hours after which a stream too large to list each time is listed in full again.",
     )
     batch_max_bytes: int = Field(
@@ -84,6 +93,7 @@ class Settings(BaseModel):
     sync_silence_minutes: float = Field(
         default=60,
         gt=0,
+        le=_CENTURY,
         description="Minutes without a word from a connector after which `lakeward sync` takes it for hung.",
     )
     workers: int = Field(
@@ -179,11 +189,10 @@ def load_settings(project_dir: Path, environ: dict[str, str] | None = None) -> S
     try:
         settings = Settings(project_dir=project_dir.resolve(), s3=_s3(env), **values)
     except ValidationError as error:
-        raise validation_error(error, where=f"{path} or {_PREFIX}*") from error
+        raise validation_error(error, where=f"{path} or {_PREFIX}*", hidden=_SECRETS) from None
     settings = settings.model_copy(
         update={
-            "landing_url": _absolute(settings.landing_url, settings.root),
-            "data_url": _absolute(settings.data_url, settings.root),
+            key: _absolute(key, getattr(settings, key), settings.root) for key in ("landing_url", "data_url")
         }
     )
     _refuse_overlap(settings)
@@ -199,14 +208,23 @@ def unknown_key(key: str, known: list[str], *, where: str, kind: str = "key") ->
     )
 
 
-def validation_error(error: ValidationError, *, where: str) -> ConfigError:
+def validation_error(error: ValidationError, *, where: str, hidden: tuple[str, ...] = ()) -> ConfigError:
+    """hidden: keys whose values may be, or hold, a secret."""
     first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"])
     wanted = first["msg"].removeprefix("Value error, ").lower()
-    return ConfigError(
-        f'{where}: "{field}" is {first["input"]!r}',
-        hint=f"{wanted}; edit that key",
-    )
+    if first["loc"][0] in hidden:
+        field, value = first["loc"][0], "not what it has to be"
+    else:
+        field, value = ".".join(str(part) for part in first["loc"]), _shown(first["input"])
+    return ConfigError(f'{where}: "{field}" is {value}', hint=f"{wanted}; edit that key")
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        return "too large a number"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def _from_toml(path: Path) -> dict[str, Any]:
@@ -214,7 +232,7 @@ def _from_toml(path: Path) -> dict[str, Any]:
         return {}
     try:
         return tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not TOML: {error}", hint="mend that line") from error
 
 
@@ -249,16 +267,42 @@ def _secret(value: str | None) -> SecretStr | None:
     return None if value is None else SecretStr(value)
 
 
-def _absolute(url: str, root: Path) -> str:
-    """`.lake/data` and `file:///data` become absolute paths; other URLs stay; none ends with a slash."""
+def _absolute(key: str, url: str, root: Path) -> str:
+    """`.lake/data` and `file:///data` become absolute paths, URLs of objects stay; none ends with a slash.
+
+    Raises ConfigError for anything else: two spellings of one prefix would hide that one contains the other.
+    """
     url = url.removeprefix("file://")
-    if "://" in url:
-        return url.rstrip("/")
-    return str((root / url).resolve())
+    if "://" not in url:
+        try:
+            return str((root / url).resolve())
+        except (ValueError, OSError, RuntimeError) as error:
+            raise ConfigError(f"{key} {url!r}: {error}", hint="use a folder or s3://bucket/prefix") from error
+    url = url.rstrip("/")
+    if "@" in url:
+        raise ConfigError(
+            f"{key} holds a key or a password", hint="set AWS_ACCESS_KEY_ID and its secret instead"
+        )
+    scheme = url.partition("://")[0]
+    if scheme not in ("s3", "gs"):
+        raise ConfigError(
+            f"{key} {url!r}: lakeward knows no store of {scheme}://",
+            hint="use a folder, s3://bucket/prefix or gs://bucket/prefix",
+        )
+    if not _OBJECTS.fullmatch(url):
+        raise ConfigError(
+            f"{key} {url!r} is not written plainly",
+            hint="use a folder or s3://bucket/prefix, without .. and any of % ? # * [ ]",
+        )
+    return url
 
 
 def _refuse_overlap(settings: Settings) -> None:
-    landing, data = f"{settings.landing_url}/", f"{settings.data_url}/"
+    # Whatever they are called by, buckets of one name may be one bucket: a server may speak for both.
+    landing, data = (
+        f"{re.sub('^(s3|gs):', 'bucket:', url.rstrip('/'))}/"
+        for url in (settings.landing_url, settings.data_url)
+    )
     if landing.startswith(data) or data.startswith(landing):
         raise ConfigError(
             f"landing_url {settings.landing_url} and data_url {settings.data_url} contain one another",

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from lakeward.errors import ConnectorError
 from lakeward.sql import quote_identifier
 
 Schema = Mapping[str, Any]
@@ -44,8 +45,11 @@ class _Kind:
 
 
 def shape(schema: Schema) -> Shape:
-    """Of a stream's records: `json_schema` as `discover` gives it."""
-    kinds = _kinds(schema, "")
+    """Of a stream's records: `json_schema` as `discover` gives it. Raises ConnectorError for what is none."""
+    try:
+        kinds = _kinds(schema, "")
+    except (TypeError, AttributeError, LookupError, ValueError, RecursionError) as error:
+        raise ConnectorError(f"its JSON schema is none: {error}") from error
     columns, words = {}, {}
     for _, name, kind in kinds:
         columns[name], words[name] = kind.type, kind.words

@@ -150,16 +150,16 @@ def source_files(project_dir: Path) -> list[Path]:
 
 def load_source(path: Path) -> Source:
     """Raises ConfigError naming the file, the key and the remedy."""
-    if not NAME.match(path.stem):
+    if not NAME.fullmatch(path.stem):
         raise ConfigError(
             f'{path}: "{path.stem}" cannot name a source',
             hint="use lower-case letters, digits and single underscores, as in shopify",
         )
     try:
         values = yaml.load(path.read_text(), _Loader)  # noqa: S506 - a safe loader, without dates
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        words = " ".join(str(error).split())
-        raise ConfigError(f"{path}: not YAML: {words}", hint="mend that line") from error
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError, yaml.YAMLError) as error:
+        # PyYAML's constructors raise any of these for a value that does not fit its own tag.
+        raise ConfigError(f"{path}: not YAML: {_what_is_wrong(error)}", hint="mend that line") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: names no connector", hint="connector: airbyte-source-faker==7.2.1")
     known = list(SourceConfig.model_fields)
@@ -169,7 +169,7 @@ def load_source(path: Path) -> Source:
     try:
         return Source(path.stem, path, SourceConfig(**values))
     except ValidationError as error:
-        raise validation_error(error, where=str(path)) from error
+        raise validation_error(error, where=str(path), hidden=("config",)) from None
 
 
 def find_source(project_dir: Path, name: str) -> Source:
@@ -190,6 +190,19 @@ def no_sources(project_dir: Path) -> ConfigError:
     return ConfigError(
         f"the lake has no sources: no {project_dir}/sources/*.yml", hint="docs/adding-a-source.md has one"
     )
+
+
+def _what_is_wrong(error: Exception) -> str:
+    """Without the line itself, nor any word of it: it may hold a secret."""
+    mark = getattr(error, "problem_mark", None)
+    where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+    if isinstance(error, yaml.scanner.ScannerError | yaml.parser.ParserError):
+        return f"{error.problem}{where}"
+    if isinstance(error, yaml.reader.ReaderError | UnicodeDecodeError):
+        return "a character that no such file may have"
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return f"a value that does not fit its tag, or no value at all{where}"
 
 
 class _Loader(yaml.SafeLoader):

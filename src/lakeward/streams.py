@@ -42,12 +42,12 @@ META_COLUMNS = {
     "_airbyte_generation_id": "BIGINT",
 }
 
-NAME = re.compile(r"^[a-z0-9]+(_[a-z0-9]+)*$")
+NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 
 
 def _duration(value: object) -> object:
     """`15m`, `24h`, `2d`: the way Snowflake's TARGET_LAG and cron users write one."""
-    found = re.fullmatch(r"\s*(\d+)\s*(s|m|h|d)\s*", value) if isinstance(value, str) else None
+    found = re.fullmatch(r"\s*(\d{1,9})\s*(s|m|h|d)\s*", value, re.ASCII) if isinstance(value, str) else None
     if found is None and value is not None:
         raise ValueError("write a duration as in 30m, 24h or 2d")
     if found is None:
@@ -89,7 +89,10 @@ class StreamConfig(BaseModel):
         "A stream whose fields are known is an empty table before anything has landed.",
     )
     lookback_days: int | None = Field(
-        default=None, ge=0, description="Overrides `lookback_days` of lakeward.toml for this stream."
+        default=None,
+        ge=0,
+        le=36_500,
+        description="Overrides `lookback_days` of lakeward.toml for this stream.",
     )
     batch_max_bytes: int | None = Field(
         default=None, gt=0, description="Overrides `batch_max_bytes` of lakeward.toml for this stream."
@@ -128,7 +131,8 @@ class Stream:
             return None
         where = f'{self.path}: "fields"'
         return META_COLUMNS | {
-            name: _duckdb_type(kind, where=f"{where}.{name}") for name, kind in self.config.fields.items()
+            _column(name, where=where): _duckdb_type(kind, where=f"{where}.{name}")
+            for name, kind in self.config.fields.items()
         }
 
 
@@ -210,7 +214,7 @@ def stream_of_tag(project_dir: Path, tag: str) -> Stream:
     """The stream that `shopify__orders` names. Raises ConfigError when it has no (usable) file."""
     source, _, name = tag.partition("__")
     path = project_dir / "dag" / "streams" / source / f"{name}.json"
-    if not path.is_file():
+    if not (NAME.fullmatch(source) and NAME.fullmatch(name) and path.is_file()):
         raise ConfigError(
             f"the tag {tag} names no stream: no {path}", hint="create it with {}, or mend the tag"
         )
@@ -221,14 +225,14 @@ def load_stream(path: Path) -> Stream:
     """Raises ConfigError naming the file, the key and the remedy."""
     source, name = path.parent.name, path.stem
     for part in (source, name):
-        if not NAME.match(part):
+        if not NAME.fullmatch(part):
             raise ConfigError(
                 f'{path}: "{part}" cannot name a source or stream',
                 hint="use lower-case letters, digits and single underscores, as in shopify/order_refunds",
             )
     try:
         values = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON: {error}", hint="`{}` is a complete stream file") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: not a JSON object", hint="`{}` is a complete stream file")
@@ -264,9 +268,22 @@ def find_stream(project_dir: Path, streams: list[Stream], wanted: str) -> Stream
     )
 
 
+def _column(name: str, *, where: str) -> str:
+    if not name or "\0" in name or not name.isprintable():
+        raise ConfigError(f"{where}: {name!r} cannot name a column", hint="call it as the landed file does")
+    return name
+
+
 def _duckdb_type(kind: JsonValue, *, where: str) -> str:
     if isinstance(kind, dict):
-        inside = (f"{quote_identifier(k)} {_duckdb_type(v, where=f'{where}.{k}')}" for k, v in kind.items())
+        if not kind:
+            raise ConfigError(
+                f"{where}: an object without properties", hint='write "object": it is JSON text'
+            )
+        inside = (
+            f"{quote_identifier(_column(k, where=where))} {_duckdb_type(v, where=f'{where}.{k}')}"
+            for k, v in kind.items()
+        )
         return f"STRUCT({', '.join(inside)})"
     if isinstance(kind, list):
         if len(kind) != 1:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lakeward.connector import Connector, install
-from lakeward.errors import ConfigError, LakewardError
+from lakeward.errors import ConfigError, ConnectorError, LakewardError
 from lakeward.extract import Extraction, Reader, Say, Writer
 from lakeward.lake import open_writer
 from lakeward.masking import Mask
@@ -285,6 +285,12 @@ def _configured(stream: Stream, catalog: Sequence[Message]) -> tuple[Message, Ho
             hint="narrow the source's configuration to one of them",
         )
     (entry,) = found
+    try:
+        shape(entry["json_schema"])
+    except ConnectorError as error:
+        raise ConfigError(
+            f"{stream.path}: {error}", hint="the connector is broken: try another version"
+        ) from None
     schema = dict(entry["json_schema"])
     properties = schema.get("properties") or {}
     default = entry.get("default_cursor_field") or []

@@ -94,6 +94,22 @@ def test_a_listing_from_a_day_on_misses_nothing(team_lake: ScratchLake, s3: S3Se
             assert found == wanted, since
 
 
+def test_objects_of_odd_names_are_loaded_and_one_that_gives_orders_is_set_aside(
+    team_lake: ScratchLake, s3: S3Server
+) -> None:
+    """DuckDB takes what follows a ? in a URL for settings of the store, its address among them."""
+    lake, store = team_lake, s3.store(team_lake.root.name)
+    lake.add_stream("shop/items")
+    odd = ["it's.parquet", "a*b.parquet", "[1].parquet", "a%2e b+c#d.parquet", "{{ 1-0 }}.parquet"]
+    for number, name in enumerate([*odd, "a?s3_region=x&s3_endpoint=127.0.0.1:1&s3_use_ssl=false.parquet"]):
+        made = lake.land("shop/items", 1, "made", range(number, number + 1))
+        store.put(f"landing/raw/shop/items/year=2026/month=11/day=01/{name}", made)
+    fed = lake.cli("feed", check=False)
+    assert "its name has a ?" in fed.stderr
+    assert [item for item, _ in lake.table("int_shop__items")] == list(range(len(odd)))
+    assert set(lake.events()) == set(odd)
+
+
 def test_a_wrong_secret_is_an_error_that_moves_nothing(
     team_lake: ScratchLake, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,18 @@
 {%- endmacro %}
 
 
+{#- An identifier, and a text, as SQL: dbt's own quoting lets a quote inside a name end it, and columns have
+    the names that landed. -#}
+{% macro lakeward_name(name) -%}
+  {{ return('"' ~ name | replace('"', '""') ~ '"') }}
+{%- endmacro %}
+
+
+{% macro lakeward_text(text) -%}
+  {{ return("'" ~ text | replace("'", "''") ~ "'") }}
+{%- endmacro %}
+
+
 {#- The plan of this model in this invocation; the same however often it is asked for. -#}
 {% macro lakeward_plan(rendered=false) -%}
   {%- set answer = {} -%}
@@ -82,18 +94,18 @@
     {%- endif -%}
     {%- set plan = lakeward_plan() -%}
     {{- lakeward_expect_table(plan) -}}
-    {%- set fence = 'lakehouse.fences.' ~ adapter.quote(this.identifier) -%}
+    {%- set fence = 'lakehouse.fences.' ~ lakeward_name(this.identifier) -%}
     {%- set stamp = {
         'stream': plan.source ~ '/' ~ plan.stream, 'model': this.identifier, 'build': plan.build,
         'batch_id': plan.batch_id, 'files': plan.paths, 'code': model.checksum.checksum,
     } -%}
     call lakehouse.set_commit_message(
-      'lakeward', '{{ "feed " ~ plan.source ~ "/" ~ plan.stream ~ " into " ~ this.identifier }}',
+      'lakeward', {{ lakeward_text("feed " ~ plan.source ~ "/" ~ plan.stream ~ " into " ~ this.identifier) }},
       extra_info => '{{ tojson(stamp) | replace("'", "''") }}'
     );
     select case
       when (select n from {{ fence }}) is distinct from {{ plan.fence }}
-      then error('lakeward: fence moved: another writer of {{ this.identifier }} was faster')
+      then error({{ lakeward_text('lakeward: fence moved: another writer of ' ~ this.identifier ~ ' was faster') }})
     end;
     update {{ fence }} set n = n + 1;
   {%- endif -%}
@@ -118,7 +130,7 @@
     {{ lakeward_refuse("would replace its table by this batch alone",
       "remove full_refresh=true from its config; if the table is a view, drop it") }}
   {%- elif plan.is_new_build and not replaces -%}
-    {%- set now = run_query('select n from lakehouse.fences.' ~ adapter.quote(this.identifier)).rows[0][0] -%}
+    {%- set now = run_query('select n from lakehouse.fences.' ~ lakeward_name(this.identifier)).rows[0][0] -%}
     {%- if now | int != plan.fence | int -%}
       {{ lakeward_refuse("has got a table since the ledger was read (lakeward: fence moved)", "run it again") }}
     {%- endif -%}
@@ -142,18 +154,18 @@
     insert into lakehouse.meta.feeder_log by name
     {%- if plan.is_new_build %}
     select
-      '{{ plan.source }}' as source, '{{ plan.stream }}' as stream, '{{ this.identifier }}' as model,
+      '{{ plan.source }}' as source, '{{ plan.stream }}' as stream, {{ lakeward_text(this.identifier) }} as model,
       {{ plan.build }} as build, 'built' as event, '{{ plan.batch_id }}' as batch_id,
       '{{ model.checksum.checksum }}' as code, now() as logged_at
     union all by name
     {%- endif %}
     select
-      '{{ plan.source }}' as source, '{{ plan.stream }}' as stream, '{{ this.identifier }}' as model,
+      '{{ plan.source }}' as source, '{{ plan.stream }}' as stream, {{ lakeward_text(this.identifier) }} as model,
       {{ plan.build }} as build, 'applied' as event, path, etag, size, partition_date, generation, rows,
       extracted_at, nulled, '{{ plan.batch_id }}' as batch_id, '{{ model.checksum.checksum }}' as code,
       now() as logged_at
     from memory.main.lakeward_planned
-    where invocation = '{{ invocation_id }}' and model = '{{ this.identifier }}'
+    where invocation = '{{ invocation_id }}' and model = {{ lakeward_text(this.identifier) }}
   {%- endif -%}
 {%- endmacro %}
 
@@ -163,8 +175,8 @@
   {%- if execute -%}
     {%- do adapter.store_relation('lakeward', this, [], '', '', {'bootstrap': true}) -%}
     call lakehouse.set_commit_message(
-      'lakeward', 'build {{ this.identifier }}',
-      extra_info => '{{ tojson({"model": this.identifier, "code": model.checksum.checksum}) }}'
+      'lakeward', {{ lakeward_text('build ' ~ this.identifier) }},
+      extra_info => {{ lakeward_text(tojson({"model": this.identifier, "code": model.checksum.checksum})) }}
     )
   {%- endif -%}
 {%- endmacro %}
@@ -176,7 +188,7 @@
   {%- if execute -%}
     insert into lakehouse.meta.build_log
     select
-      '{{ this.identifier }}', '{{ "failed" if flags.EMPTY else "built" }}',
+      {{ lakeward_text(this.identifier) }}, '{{ "failed" if flags.EMPTY else "built" }}',
       (select id from lakehouse.current_snapshot()), '{{ model.checksum.checksum }}',
       {{ "'was built with --empty'" if flags.EMPTY else "null" }}, now()
   {%- endif -%}
@@ -210,7 +222,8 @@
     {{ lakeward_refuse("has incremental_predicates: an older row they leave out would keep the newer from coming in",
       "remove them") }}
   {%- endif -%}
-  {%- set names = dest_columns | map(attribute='quoted') | list -%}
+  {%- set names = [] -%}
+  {%- for column in dest_columns -%}{%- do names.append(lakeward_name(column.name)) -%}{%- endfor -%}
   {%- set columns = names | join(', ') -%}
   {%- set incoming = lakeward_incoming(target, source, dest_columns) -%}
   {%- if unique_key -%}
@@ -242,7 +255,7 @@
     from {{ incoming }} as lakeward_new
     where case
       when exists (from lakeward_keys where {{ lakeward_same(keys) }}) then true
-      else error('lakeward: fence moved: reading {{ this.identifier }} twice gave other keys'
+      else error({{ lakeward_text('lakeward: fence moved: reading ' ~ this.identifier ~ ' twice gave other keys') }}
         || ' (a file changed, or the model picks rows at random)')
     end
     {%- if guarded %}
@@ -312,7 +325,7 @@
     the table's type and back: DuckDB would round 10.75 into an integer column without a word, in lists and
     structs too. Struct fields that the table has no room for are left out, as columns are. -#}
 {% macro lakeward_converted(column, given, wanted) -%}
-  {%- set name = adapter.quote(column) -%}
+  {%- set name = lakeward_name(column) -%}
   {%- set ranks = {'TINYINT': 1, 'SMALLINT': 2, 'INTEGER': 3, 'BIGINT': 4, 'HUGEINT': 5} -%}
   {%- if given == wanted or wanted in ('VARCHAR', 'JSON') -%}
     {{ return(name) }}
