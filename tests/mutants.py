@@ -189,17 +189,17 @@ MUTANTS = [
         _F + "test_clock.py -k ahead",
     ),
     Mutant(
-        "a list that is cut is an error", "src/lakeward/landing.py",
+        "a list that is cut is an error", "src/lakeward/stores.py",
         'if not left or "list response body" not in str(error):', "if True:",
         _F + 'test_faults.py -k "moment and cut"',
     ),
     Mutant(
         "of what the store says the first line is told", "src/lakeward/landing.py",
-        'str(error).partition("\\n\\nDebug source")[0].split()', "[str(error).splitlines()[0]]",
+        'error.partition("\\n\\nDebug source")[0].split()', "[error.splitlines()[0]]",
         _F + 'test_faults.py -k "lists_nothing and expired"',
     ),
     Mutant(
-        "DuckDB is impatient", "src/lakeward/lake.py",
+        "DuckDB is impatient", "src/lakeward/attaching.py",
         "http_retries = 5", "http_retries = 3",
         _F + 'test_faults.py -k "moment and 503"',
     ),
@@ -239,7 +239,7 @@ MUTANTS = [
         _F + "test_ledger.py -k looks_again",
     ),
     Mutant(
-        "an object store is listed from the day itself", "src/lakeward/landing.py",
+        "an object store is listed from the day itself", "src/lakeward/stores.py",
         "partition_folder(since - timedelta(days=1))", "partition_folder(since)",
         _F + "test_s3.py -k misses_nothing",
     ),

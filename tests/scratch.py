@@ -22,9 +22,9 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from lakeward import embedded
+from lakeward.attaching import extension_path as extension
 from lakeward.attempt import FeedReport, Progress
 from lakeward.errors import LakeError
-from lakeward.lake import _extension_path as extension
 from lakeward.lake import open_lake
 from lakeward.project import Project, open_project, open_tools
 from lakeward.workers import feed_all

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lakeward.attaching import Connection
     from lakeward.definitions.component import LakeComponent
-    from lakeward.lake import Connection
 
 __all__ = ["LakeComponent", "connect"]
 

@@ -33,11 +33,12 @@ from lakeward.schemas import hidden_columns
 if TYPE_CHECKING:
     from lakeward.history import History
     from lakeward.lake import Lake
-    from lakeward.landing import LandedFile, Landing
+    from lakeward.landing import Landing
     from lakeward.ledger import Ledger
     from lakeward.manifest import Model
     from lakeward.reading import Reading
     from lakeward.settings import Settings
+    from lakeward.stores import LandedFile
     from lakeward.streams import Stream
     from lakeward.transform import ModelResult, Transform
 

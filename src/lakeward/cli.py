@@ -20,9 +20,10 @@ import typer
 from rich.markup import escape
 
 from lakeward import console
+from lakeward.attaching import attach_statements
 from lakeward.cli_airbyte import Json, airbyte
 from lakeward.errors import ConfigError, LakewardError, NothingSelected
-from lakeward.lake import attach_statements, open_lake
+from lakeward.lake import open_lake
 from lakeward.landing import open_landing
 from lakeward.ledger import FILE_COLUMNS, Ledger
 from lakeward.meta import is_set_up, set_up

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from lakeward.attaching import CATALOG_FORMAT, extensions
 from lakeward.build import backup_name
 from lakeward.errors import LakewardError
-from lakeward.lake import CATALOG_FORMAT, extensions, open_catalog, open_lake
+from lakeward.lake import open_catalog, open_lake
 from lakeward.landing import list_data, open_landing, probe_data
 from lakeward.meta import LAKE_VERSION, META, lake_version, relations
 from lakeward.settings import load_settings

@@ -19,9 +19,9 @@ from lakeward.reading import feedable, read
 
 if TYPE_CHECKING:
     from lakeward.history import Bounds
-    from lakeward.landing import LandedFile
     from lakeward.manifest import Model
     from lakeward.reading import Job, Reading
+    from lakeward.stores import LandedFile
     from lakeward.streams import Stream
 
 _ATTEMPTS = 10  # of a feed that keeps losing to another writer

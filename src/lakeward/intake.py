@@ -15,16 +15,17 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lakeward.complaints import error_kind
 from lakeward.errors import LakeError, LandingError
-from lakeward.lake import error_kind
 from lakeward.schemas import Columns, KnownColumns
 from lakeward.sql import escape_glob, quote_identifier, quote_list, quote_literal
 
 if TYPE_CHECKING:
     from lakeward.lake import Lake
-    from lakeward.landing import LandedFile, Landing
+    from lakeward.landing import Landing
     from lakeward.ledger import Ledger
     from lakeward.reading import Reading
+    from lakeward.stores import LandedFile
     from lakeward.streams import Stream
 
 CONTROL = "lakeward: a control run, undone"

@@ -14,8 +14,8 @@ from lakeward.meta import META, retry
 
 if TYPE_CHECKING:
     from lakeward.lake import Lake
-    from lakeward.landing import LandedFile
     from lakeward.reading import ModelState
+    from lakeward.stores import LandedFile
     from lakeward.streams import Stream
 
 

@@ -24,6 +24,8 @@ from dbt.flags import get_flags
 from dbt_common.exceptions import DbtRuntimeError
 
 from lakeward.announcement import announced
+from lakeward.attaching import StoreSecrets, prepare
+from lakeward.complaints import translated
 from lakeward.errors import ConfigError, LakewardError, LandingError, WriterConflict
 from lakeward.intake import (
     CONTROL,
@@ -35,8 +37,8 @@ from lakeward.intake import (
     render,
     shape_for,
 )
-from lakeward.lake import Lake, StoreSecrets, prepare, translated
-from lakeward.landing import LandedFile, Landing, open_landing
+from lakeward.lake import Lake
+from lakeward.landing import Landing, open_landing
 from lakeward.ledger import Ledger
 from lakeward.manifest import packaged_macros
 from lakeward.meta import set_up
@@ -44,6 +46,7 @@ from lakeward.reading import Reading, read
 from lakeward.schemas import compatible, grouped, narrowed, readable_together
 from lakeward.settings import Settings, load_settings
 from lakeward.sql import escape_glob, quote_list
+from lakeward.stores import LandedFile
 from lakeward.streams import Stream, stream_of_tag
 
 if TYPE_CHECKING:

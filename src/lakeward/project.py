@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lakeward.attaching import Connection
 from lakeward.errors import ConfigError, LakewardError
-from lakeward.lake import Connection, open_lake
+from lakeward.lake import open_lake
 from lakeward.landing import open_landing
 from lakeward.manifest import Manifest, is_fresh, last_change, read_manifest
 from lakeward.settings import Settings, find_project, load_settings

@@ -17,9 +17,9 @@ from lakeward.sql import quote_literal
 
 if TYPE_CHECKING:
     from lakeward.lake import Lake
-    from lakeward.landing import LandedFile
     from lakeward.manifest import Model
     from lakeward.settings import Settings
+    from lakeward.stores import LandedFile
     from lakeward.streams import Stream
 
 Job = tuple["Stream", Sequence["Model"]]  # a stream and its models

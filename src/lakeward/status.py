@@ -21,9 +21,10 @@ from lakeward.synclog import LastSync, last_syncs
 if TYPE_CHECKING:
     from lakeward.build import Mart
     from lakeward.lake import Lake
-    from lakeward.landing import LandedFile, Landing
+    from lakeward.landing import Landing
     from lakeward.manifest import Manifest, Model
     from lakeward.settings import Settings
+    from lakeward.stores import LandedFile
     from lakeward.streams import Stream
 
 

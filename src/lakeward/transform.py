@@ -21,6 +21,7 @@ from dbt.artifacts.schemas.run import RunExecutionResult, RunResult
 from dbt.cli.main import dbtRunner
 from dbt.contracts.graph.manifest import Manifest as DbtManifest
 
+from lakeward.complaints import error_kind, is_conflict, went_away, without_statements
 from lakeward.errors import (
     DataError,
     LakewardError,
@@ -31,7 +32,6 @@ from lakeward.errors import (
     WriterConflict,
 )
 from lakeward.intake import Plan
-from lakeward.lake import error_kind, is_conflict, went_away, without_statements
 from lakeward.manifest import manifest_path
 from lakeward.plugin import close_catalogs, handing_over
 from lakeward.settings import Settings

@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from lakeward.attaching import running_catalog
 from lakeward.errors import ConfigError, LakewardError
-from lakeward.lake import running_catalog
 from lakeward.settings import inherited
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from lakeward.complaints import as_lakeward_error
 from lakeward.errors import WriterConflict
 from lakeward.feed import pending
 from lakeward.history import History
-from lakeward.lake import as_lakeward_error
 from lakeward.project import open_tools
 from lakeward.transform import Transform  # noqa: TID253 - a test has the time
 from tests.scratch import APPEND, MODEL, PostgresServer, ScratchLake

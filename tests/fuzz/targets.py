@@ -13,9 +13,9 @@ from datetime import date
 from functools import cache
 from pathlib import Path
 
+from lakeward.attaching import postgres_uri
 from lakeward.cron import as_quartz, is_cron
 from lakeward.errors import ConfigError, ConnectorError
-from lakeward.lake import _postgres_uri
 from lakeward.masking import Mask
 from lakeward.partitions import is_landed_name, partition_date, partition_folder, partition_number
 from lakeward.protocol import Decoder, complaint
@@ -104,7 +104,7 @@ def urls(data: bytes) -> None:
 
 def catalog_url(data: bytes) -> None:
     with suppress(ConfigError):
-        assert _postgres_uri(_text(data)).startswith(("postgresql://", "postgres://"))
+        assert postgres_uri(_text(data)).startswith(("postgresql://", "postgres://"))
 
 
 def streams(data: bytes) -> None:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from lakeward.batching import Limits, plan_batches
 from lakeward.intake import Inspected
-from lakeward.landing import LandedFile
 from lakeward.schemas import Columns, compatible
+from lakeward.stores import LandedFile
 
 SHAPES: list[Columns] = [
     (("id", "BIGINT"), ("_airbyte_extracted_at", "TIMESTAMP WITH TIME ZONE")),

@@ -20,13 +20,14 @@ from hypothesis import strategies as st
 from obstore.store import S3Store
 
 from lakeward import connector
+from lakeward.attaching import extension_path as extension
+from lakeward.attaching import postgres_uri
 from lakeward.connector import install
 from lakeward.errors import ConfigError, ConnectorError, LakewardError
 from lakeward.extract import Extraction, Reader
 from lakeward.intake import Plan, _shape, inspect, render
-from lakeward.lake import Lake, _postgres_uri
-from lakeward.lake import _extension_path as extension
-from lakeward.landing import Folder, Landing, open_landing
+from lakeward.lake import Lake
+from lakeward.landing import Landing, open_landing
 from lakeward.protocol import Decoder
 from lakeward.schemas import merged
 from lakeward.settings import load_settings
@@ -34,6 +35,7 @@ from lakeward.shapes import column_names, shape
 from lakeward.sources import load_source
 from lakeward.spool import Spool
 from lakeward.sql import quote_identifier, quote_list, quote_literal
+from lakeward.stores import Folder
 from lakeward.streams import Stream, StreamConfig, find_stream, load_stream, stream_of_tag
 
 ITEMS = Stream("shop", "items", Path("items.json"), StreamConfig())
@@ -365,9 +367,7 @@ def test_a_settings_file_that_python_chokes_on_is_refused(tmp_path: Path, text: 
 @given(user=NASTY, password=NASTY, database=NASTY)
 def test_a_password_may_have_any_character(user: str, password: str, database: str) -> None:
     url = f"postgresql://{quote(user, safe='')}:{quote(password, safe='')}@h:1/{quote(database, safe='')}"
-    assert (
-        _postgres_uri(url) == url
-    )  # for libpq to decode: tests/functional/test_secrets.py has one that does
+    assert postgres_uri(url) == url  # for libpq to decode: tests/functional/test_secrets.py has one that does
 
 
 @pytest.mark.parametrize(
@@ -384,7 +384,7 @@ def test_a_password_may_have_any_character(user: str, password: str, database: s
 )
 def test_a_url_of_which_libpq_would_show_the_password_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="is not a Postgres URL"):
-        _postgres_uri(url)
+        postgres_uri(url)
 
 
 @many
@@ -401,7 +401,7 @@ def test_no_part_of_a_password_is_in_the_error_of_a_url_that_is_none(password: s
         con.execute(f"load {quote_literal(extension('postgres_scanner'))}")
         url = f"postgresql://u:{password}@127.0.0.1:1/d?connect_timeout=1"
         try:
-            con.execute(f"create secret s (type postgres, uri {quote_literal(_postgres_uri(url))})")
+            con.execute(f"create secret s (type postgres, uri {quote_literal(postgres_uri(url))})")
             con.execute("attach '' as x (type postgres, secret s)")
         except ConfigError as error:
             assert error.message == "catalog_url is not a Postgres URL"

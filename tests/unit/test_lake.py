@@ -6,8 +6,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from lakeward.attaching import extension_path
+from lakeward.complaints import is_conflict
 from lakeward.errors import LakewardError, WriterConflict
-from lakeward.lake import _extension_path, is_conflict
 from lakeward.sql import escape_glob, quote_identifier, quote_literal
 
 
@@ -16,9 +17,9 @@ def test_extensions_load_from_their_wheels_with_duckdbs_signature_checked(name: 
     connect = duckdb.connect.__wrapped__  # type: ignore[attr-defined]  # the tests' own check nothing
     with connect() as con:
         assert con.execute("select current_setting('allow_unsigned_extensions')").fetchall() == [(False,)]
-        con.execute(f"load '{_extension_path(name)}'")
+        con.execute(f"load '{extension_path(name)}'")
         forged = tmp_path / f"{name}.duckdb_extension"
-        sound = bytearray(Path(_extension_path(name)).read_bytes())
+        sound = bytearray(Path(extension_path(name)).read_bytes())
         sound[1000] ^= 1
         forged.write_bytes(sound)
     with connect() as con, pytest.raises(duckdb.IOException, match="signature"):

@@ -9,7 +9,8 @@ import pytest
 from obstore.store import LocalStore, MemoryStore
 
 from lakeward.errors import LandingError
-from lakeward.landing import Folder, Landing, Objects
+from lakeward.landing import Landing
+from lakeward.stores import Folder, Objects
 from lakeward.streams import Stream, StreamConfig
 
 ORDERS = Stream("shop", "orders", Path("orders.json"), StreamConfig())
