@@ -20,7 +20,8 @@ LAKE = "lakehouse"
 CATALOG_SECRET = "lakeward"  # noqa: S105 - a name, not a secret
 _PREFIX = "LAKEWARD_"
 _PROJECT_FILE = "dbt_project.yml"
-_SECRETS = ("catalog_url", "airbyte_client_secret", "airbyte_password")
+_AIRBYTE_SECRETS = ("airbyte_client_secret", "airbyte_password", "airbyte_s3_secret_access_key")
+_SECRETS = ("catalog_url", *_AIRBYTE_SECRETS)
 _CENTURY = 36_500  # days
 _LONGEST = 200  # characters of a wrong value that are worth showing
 # A prefix that nobody reads as another one: obstore decodes `%61` and resolves `..`, DuckDB expands `*` and
@@ -128,6 +129,13 @@ class Settings(BaseModel):
     airbyte_workspace_id: str | None = Field(
         default=None, description="Default: the only workspace there is."
     )
+    airbyte_s3_access_key_id: str | None = Field(
+        default=None,
+        description="Of the account that the server's S3 destination writes with. Default: the `AWS_*` one.",
+    )
+    airbyte_s3_secret_access_key: SecretStr | None = Field(
+        default=None, description="Its secret; from the environment only."
+    )
     s3: S3 = Field(default_factory=S3, exclude=True)
 
     @property
@@ -176,7 +184,7 @@ def load_settings(project_dir: Path, environ: dict[str, str] | None = None) -> S
     for key in (*from_file, *from_env):
         if key not in known:
             raise unknown_key(key, known, where=str(path) if key in from_file else _PREFIX + key.upper())
-    typed = [key for key in ("airbyte_client_secret", "airbyte_password") if key in from_file]
+    typed = [key for key in _AIRBYTE_SECRETS if key in from_file]
     if re.search(r"//[^/?]*:[^/?]*@|[?&]password=", str(from_file.get("catalog_url", ""))):
         typed.append("catalog_url")
     for key in typed:

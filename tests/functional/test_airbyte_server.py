@@ -121,6 +121,19 @@ def test_applied_once_there_is_nothing_to_do(server: Server) -> None:
     assert kept["secret_access_key"] == "landing-secret"
 
 
+def test_the_server_lands_with_an_account_of_its_own_where_there_is_one(server: Server) -> None:
+    server.environment |= {
+        "LAKEWARD_AIRBYTE_S3_ACCESS_KEY_ID": "their-key",
+        "LAKEWARD_AIRBYTE_S3_SECRET_ACCESS_KEY": "their-secret",
+    }
+    told = server.apply()
+    assert "their-secret" not in told
+    assert "landing-secret" not in told
+    (destination,) = server.fake.destinations.values()
+    kept = destination["configuration"]
+    assert (kept["access_key_id"], kept["secret_access_key"]) == ("their-key", "their-secret")
+
+
 def test_streams_come_and_go_with_their_files_and_others_stay(server: Server) -> None:
     server.apply()
     server.lake.write("dag/streams/shopify/customers.json", "{}")

@@ -79,8 +79,9 @@ def wanted(
     """
     s3, shown = _s3(settings)
     made = Wanted([WantedActor("destination", DESTINATION, "s3", None, s3, shown)], [], set(), [], [])
-    if settings.s3.secret_access_key is not None:
-        made.secrets.append(settings.s3.secret_access_key.get_secret_value())
+    for secret in (settings.s3.secret_access_key, settings.airbyte_s3_secret_access_key):
+        if secret is not None:
+            made.secrets.append(secret.get_secret_value())
     for path, error in broken_files.items():
         made.problems.append(str(error))
         if path.parent.name == "sources":
@@ -123,11 +124,11 @@ def _s3(settings: Settings) -> tuple[Json, Json]:
             f"landing_url is {settings.landing_url}: an Airbyte server lands in a bucket only",
             hint="set landing_url to s3://bucket/prefix; without a server, lakeward sync lands in a folder",
         )
-    s3, store = settings.s3, access(settings, settings.landing_url)
-    prefix = address.path.strip("/")
+    store = access(settings, settings.landing_url)
+    folder = address.path.strip("/")
     found: Json = {
         "s3_bucket_name": address.netloc,
-        "s3_bucket_path": f"{prefix}/raw" if prefix else "raw",
+        "s3_bucket_path": f"{folder}/raw" if folder else "raw",
         "s3_bucket_region": store.region,
         "s3_path_format": "${NAMESPACE}/${STREAM_NAME}/year=${YEAR}/month=${MONTH}/day=${DAY}/",
         "file_name_pattern": "{sync_id}_{timestamp:millis}_part_{part_number}{format_extension}",
@@ -135,7 +136,11 @@ def _s3(settings: Settings) -> tuple[Json, Json]:
     }
     if store.endpoint_url:
         found["s3_endpoint"] = store.endpoint_url
-    if not (s3.access_key_id and s3.secret_access_key):
+    key, secret = settings.airbyte_s3_access_key_id, settings.airbyte_s3_secret_access_key
+    prefix = "LAKEWARD_AIRBYTE_S3"
+    if key is None and secret is None:
+        key, secret, prefix = settings.s3.access_key_id, settings.s3.secret_access_key, "AWS"
+    if not key or secret is None:
         return found, found
-    keys = {"access_key_id": s3.access_key_id, "secret_access_key": s3.secret_access_key.get_secret_value()}
-    return found | keys, found | {key: f"${{AWS_{key.upper()}}}" for key in keys}
+    keys = {"access_key_id": key, "secret_access_key": secret.get_secret_value()}
+    return found | keys, found | {name: f"${{{prefix}_{name.upper()}}}" for name in keys}
