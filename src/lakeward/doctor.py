@@ -20,6 +20,7 @@ from lakeward.lake import open_catalog, open_lake
 from lakeward.landing import list_data, open_landing, probe_data
 from lakeward.meta import LAKE_VERSION, META, lake_version, relations
 from lakeward.settings import load_settings
+from lakeward.sql import escape_glob
 
 if TYPE_CHECKING:
     from lakeward.lake import Lake, Query
@@ -195,6 +196,11 @@ def _lake(
             )  # fmt: skip
             return
         yield Checkup("lake", "ok", f"version {version}")
+        landing = open_landing(settings)
+        landed = next((file for stream in streams for file in landing.list(stream)), None)
+        if landed is not None:  # the listing was obstore's: the two may trust other certificates
+            lake.query("from parquet_file_metadata(?)", [escape_glob(landing.url(landed.path))])
+            yield Checkup("reading", "ok", "DuckDB reads what has landed")
         backups = {backup_name(model) for model in manifest.models}
         left = sorted(name for schema, name in relations(lake) if schema == "main" and name in backups)
         if left:

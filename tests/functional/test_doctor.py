@@ -60,6 +60,20 @@ def test_a_sound_lake_is_well_and_looking_changes_nothing(
     assert "ok      data files          all 1 that the catalog names are there" in shown
 
 
+@pytest.mark.every_setting(daily=True)
+def test_a_lake_is_well_in_every_setting(lake: ScratchLake) -> None:
+    lake.add_stream("shop/items")
+    lake.land("shop/items", 1, "a.parquet", range(10))
+    lake.cli("feed")
+    assert looked(lake, "--deep") == {}
+    checks = lake.cli("doctor").stdout
+    assert "DuckDB reads what has landed" in checks
+    if lake.store is not None:
+        assert "the store honours If-None-Match" in checks
+        assert "agrees with the object store's" in checks
+        assert not [meta for page in lake.store.list() for meta in page if "doctor" in meta["path"]]
+
+
 def test_places_that_are_not_there(fed: ScratchLake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAKEWARD_LANDING_URL", "/nowhere")
     assert "no such folder" in looked(fed)["landing zone"]["told"]
