@@ -103,11 +103,10 @@ def test_a_catalog_with_too_few_connections_says_so(
     items: ScratchLake, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = items.root.name
-    server.run(database, "create role guest login")
+    server.run(database, "create role guest login password 'guest'")
     server.run(database, "grant create on schema public to guest")
     server.run(database, "grant all on all tables in schema public to guest")
-    url = server.url(database).replace("lake@", "guest@")
-    monkeypatch.setenv("LAKEWARD_CATALOG_URL", url)
+    monkeypatch.setenv("LAKEWARD_CATALOG_URL", server.url(database, "guest:guest"))
     for limit in range(10):
         server.run(database, f"alter role guest connection limit {limit}")
         done = items.cli("feed", check=False)
