@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from lakeward.errors import LakewardError
 from lakeward.lake import open_lake
 from lakeward.ledger import Ledger
+from lakeward.meta import lake_version
 
 if TYPE_CHECKING:
     from lakeward.settings import Settings
@@ -35,6 +36,7 @@ def announced(stream: Stream, settings: Settings) -> Iterator[None]:
         try:
             with open_lake(settings) as lake:
                 assert lake is not None
+                lake_version(lake)  # refuses one that it does not know
                 ledger = Ledger(lake)
                 while not done.is_set():
                     ledger.announce(stream, owner, datetime.now(UTC) + timedelta(seconds=_LAPSE_SECONDS))

@@ -20,9 +20,9 @@ import duckdb
 from lakeward.complaints import first_line
 from lakeward.credentials import access
 from lakeward.embedded import DATABASE, USER, EmbeddedCatalog
-from lakeward.errors import ConfigError, LakeError
+from lakeward.errors import ConfigError, LakeError, LakewardError
 from lakeward.settings import CATALOG_SECRET, LAKE, Settings
-from lakeward.sql import quote_literal
+from lakeward.sql import escape_glob, quote_literal
 
 if TYPE_CHECKING:
     from lakeward.credentials import Access, Keys
@@ -79,15 +79,15 @@ def prepare(con: Connection, settings: Settings, *, read_only: bool = False) -> 
             con.execute(statement)
         # Commits of other streams bump the snapshot number under ours: DuckLake retries, it does not fail.
         con.execute("set global ducklake_max_retry_count = 100")
-        _attach(con, read_only=read_only)
-    except duckdb.Error as error:
+        _attach(con, settings.data_url, read_only=read_only)
+    except (duckdb.Error, LakewardError) as error:
         if catalog is not None:
             catalog.close()
         if "DATA_PATH parameter" in str(error):
             said = first_line(str(error))
             raise ConfigError(
                 f"data_url is {settings.data_url}, but this lake was made with another: {said}",
-                hint="set data_url back, or name another catalog for a new lake",
+                hint="set data_url back, or move the lake back; or name another catalog for a new lake",
             ) from error
         raise
     return catalog
@@ -134,7 +134,7 @@ def connecting(settings: Settings, catalog: EmbeddedCatalog | None) -> Iterator[
     )
 
 
-def _attach(con: Connection, *, read_only: bool) -> None:
+def _attach(con: Connection, data_url: str, *, read_only: bool) -> None:
     attach = f"attach if not exists 'ducklake:{CATALOG_SECRET}' as {LAKE}"
     existing = "read_only, create_if_not_exists false" if read_only else "create_if_not_exists false"
     try:
@@ -143,7 +143,23 @@ def _attach(con: Connection, *, read_only: bool) -> None:
         if read_only or not is_absent(error):
             raise
         with setup_lock(con):
-            con.execute(attach)
+            try:
+                con.execute(f"{attach} ({existing})")  # another process was faster
+            except duckdb.Error as still:
+                if not is_absent(still):
+                    raise
+                _expect_no_data(con, data_url)
+                con.execute(attach)
+
+
+def _expect_no_data(con: Connection, data_url: str) -> None:
+    """A second lake over the data of a first: its `maintain` would delete all of them."""
+    pattern = f"{escape_glob(data_url)}/**/*.parquet"
+    if con.execute("select 1 from glob(?) limit 1", [pattern]).fetchone():
+        raise ConfigError(
+            f"the catalog holds no lake yet, but data_url {data_url} holds the data of one",
+            hint="name that lake's catalog (LAKEWARD_CATALOG_URL), or another data_url for a new lake",
+        )
 
 
 @contextmanager
@@ -168,7 +184,7 @@ def setup_lock(con: Connection) -> Iterator[None]:
 
 
 def is_absent(error: duckdb.Error) -> bool:
-    return "does not exist" in str(error)
+    return "creating a new DuckLake is explicitly disabled" in str(error)
 
 
 class StoreSecrets:
@@ -261,6 +277,7 @@ def postgres_uri(url: str) -> str:
             and parts.path.strip("/") != ""
             and _HOSTS.fullmatch(hosts) is not None
             and parts.netloc.count("@") <= 1  # libpq takes the first
+            and all("=" in part for part in parts.query.split("&") if part)
             and "@" not in parts.path + parts.query + parts.fragment
             and _UNDECODABLE.search(url) is None
         )

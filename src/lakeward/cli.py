@@ -319,6 +319,9 @@ def maintain(json: Json = False) -> None:
     from lakeward.maintenance import maintain as maintain_lake
 
     project = open_project(Path.cwd(), parse=False)
+    with open_lake(project.settings, read_only=True) as lake:
+        if lake is None or not is_set_up(lake):  # all that lies below data_url would be nobody's
+            raise _empty()
     with open_lake(project.settings) as lake:
         assert lake is not None
         deleted = maintain_lake(project.manifest, lake)
@@ -356,6 +359,7 @@ def sql(
     with open_lake(project.settings, read_only=True) as lake:
         if lake is None:
             raise _empty()
+        is_set_up(lake)  # refuses one of another version
         columns, rows = lake.records(statement)
     twice = sorted({column for column in columns if columns.count(column) > 1})
     if json and twice:

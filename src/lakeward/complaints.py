@@ -8,10 +8,11 @@ from contextlib import contextmanager
 
 import duckdb
 
-from lakeward.errors import CatalogUnavailable, LakeError, LakewardError, WriterConflict
+from lakeward.errors import CatalogUnavailable, LakeError, LakewardError, LandingError, WriterConflict
 
 _KIND = re.compile(r"((?:[A-Za-z]+ )*Error|\w+Exception): ")
 _AWAY = re.compile(r"[Cc]onnect|server closed|terminating|starting up|shutting down|recovery mode")
+_UNHEARD = re.compile(r"Could not (connect to server|establish connection) error for HTTP")
 # A commit that the catalog does not live to see fails without a word of why.
 _GONE = re.compile(r'server closed the connection|terminating connection|Failed to execute query "\w+": *$')
 _REFUSED = re.compile(r"ERROR:  (cannot execute \w+ in a read-only transaction|permission denied for)")
@@ -31,6 +32,8 @@ def as_lakeward_error(message: str) -> LakewardError:
     line = first_line(message)
     if is_conflict(message):
         return WriterConflict(line)
+    if _UNHEARD.search(line):
+        return LandingError(line, hint="does the object store answer? nothing was marked as done")
     if error_kind(message) in ("IO Error", "TransactionContext Error") and _AWAY.search(line):
         return CatalogUnavailable(line, hint="is its Postgres up? nothing was marked as done")
     if _REFUSED.search(line):

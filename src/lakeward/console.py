@@ -57,7 +57,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     rows = [list(row) for row in rows]
     for index, column in enumerate(columns):
         numeric = any(isinstance(row[index], int | float | Decimal) for row in rows)
-        made.add_column(column, justify="right" if numeric else "left", no_wrap=True)
+        made.add_column(_cell(column), justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
         made.add_row(*(_cell(value) for value in row))
     return made
@@ -245,7 +245,7 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S")
-    return str(value).translate(_SIGNS)
+    return escape(str(value).translate(_SIGNS))
 
 
 def _plain(value: Any) -> Any:

@@ -6,10 +6,12 @@ single sign-on and assumed roles), a web identity, a container's role, an instan
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from lakeward.settings import S3, Settings
 
 _GOOGLE = "https://storage.googleapis.com"
+_ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?", re.ASCII)
 _REMEDY = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run where a role is given"
 
 
@@ -38,7 +41,7 @@ class Access:
     endpoint_url: str | None
     ca_bundle: str | None
     path_style: bool
-    _chain: _Chain
+    _s3: S3
 
     @property
     def keys(self) -> Keys:
@@ -46,11 +49,11 @@ class Access:
 
         Raises ConfigError when there are none, LandingError when they cannot be fetched.
         """
-        return self._chain.keys()
+        return _current(self._s3).keys()
 
     @property
     def is_temporary(self) -> bool:
-        return self._chain.is_temporary
+        return _current(self._s3).is_temporary
 
 
 def access(settings: Settings, url: str) -> Access:
@@ -62,20 +65,21 @@ def access(settings: Settings, url: str) -> Access:
             hint="use a folder, s3://bucket/prefix or gs://bucket/prefix",
         )
     s3 = settings.s3
-    chain = _chain(s3, aws_environment())
+    chain = _current(s3)
     endpoint = s3.endpoint_url or chain.profile.get("endpoint_url")
     if scheme == "gs":
         endpoint = endpoint or _GOOGLE
-    if endpoint is not None and urlsplit(endpoint).scheme not in ("http", "https"):
+    # Host and port alone: a path DuckDB would leave out, and keys in it would be shown.
+    if endpoint is not None and not _ENDPOINT.fullmatch(endpoint):
         raise ConfigError(
-            f"the store's endpoint is {endpoint!r}", hint="write AWS_ENDPOINT_URL=https://host:port"
+            "the store's endpoint is not a host and a port", hint="write AWS_ENDPOINT_URL=https://host:port"
         )
     return Access(
         region=s3.region or chain.profile.get("region") or "us-east-1",
         endpoint_url=endpoint,
         ca_bundle=s3.ca_bundle or chain.profile.get("ca_bundle"),
         path_style=settings.s3_path_style if settings.s3_path_style is not None else endpoint is not None,
-        _chain=chain,
+        _s3=s3,
     )
 
 
@@ -93,7 +97,8 @@ class _Chain:
 
     @property
     def is_temporary(self) -> bool:
-        return self._fixed is None and hasattr(self._found, "refresh_needed")
+        """May they change while we run? All may but those of the environment: a file may be written again."""
+        return self._fixed is None
 
     def keys(self) -> Keys:
         if self._fixed is not None:
@@ -126,22 +131,38 @@ class _Chain:
         return found
 
 
-@cache
-def _chain(s3: S3, environment: frozenset[tuple[str, str]]) -> _Chain:
-    """One for all that this process does: what was fetched once is fetched again only when it ends."""
+def _current(s3: S3) -> _Chain:
+    """One for all that this process does, until a profile's file changes: what a role gave is kept."""
+    environment = aws_environment()
+    named, written = dict(environment), []
+    for variable, name in (("AWS_CONFIG_FILE", "config"), ("AWS_SHARED_CREDENTIALS_FILE", "credentials")):
+        with suppress(OSError, RuntimeError):  # neither a file nor a home is needed
+            written.append(Path(named.get(variable, f"~/.aws/{name}")).expanduser().stat().st_mtime_ns)
+    return _chain(s3, environment, tuple(written))
+
+
+@lru_cache(maxsize=8)
+def _chain(s3: S3, environment: frozenset[tuple[str, str]], written: tuple[int, ...]) -> _Chain:
     return _Chain(s3)
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    from botocore.exceptions import BotoCoreError, CredentialRetrievalError, MetadataRetrievalError
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        ConnectionError,
+        CredentialRetrievalError,
+        HTTPClientError,
+        MetadataRetrievalError,
+    )
 
     try:
         yield
-    except (CredentialRetrievalError, MetadataRetrievalError) as error:
+    except (CredentialRetrievalError, MetadataRetrievalError, ConnectionError, HTTPClientError) as error:
         raise LandingError(
             f"credentials for the object store cannot be fetched: {error}",
             hint="nothing was marked as done; the next run asks again",
         ) from error
-    except BotoCoreError as error:
+    except (BotoCoreError, ClientError, ValueError) as error:  # ValueError: a process that told no JSON
         raise ConfigError(f"credentials for the object store: {error}", hint=_REMEDY) from error

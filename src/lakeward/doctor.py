@@ -106,8 +106,8 @@ def _data(settings: Settings) -> Iterator[Checkup]:
     yield Checkup("data", "ok", f"{settings.data_url} can be written")
     if probe.is_conditional is False:
         yield Checkup(
-            "conditional writes", "warning", "the store overwrites what a write said must not be there",
-            "lakeward does without; a store that honours If-None-Match guards against more",
+            "conditional writes", "warning", "the store does not know If-None-Match, or does not heed it",
+            "lakeward does without; nothing has to be done",
         )  # fmt: skip
     elif probe.is_conditional:
         yield Checkup("conditional writes", "ok", "the store honours If-None-Match")
@@ -139,26 +139,26 @@ def _catalog(settings: Settings) -> Iterator[Checkup]:
 
 def _server(settings: Settings, query: Query) -> Iterator[Checkup]:
     began = time.time()
-    ((version, moment, is_read_only, may_create, encrypted, most, used, has_catalog),) = query(
+    ((version, moment, is_standby, is_reader, may_create, encrypted, most, used, has_catalog),) = query(
         """
         select current_setting('server_version') as version,
             extract(epoch from clock_timestamp())::double precision as moment,
-            pg_is_in_recovery() or current_setting('default_transaction_read_only')::boolean as read_only,
-            has_database_privilege(current_database(), 'create')
-                or has_schema_privilege(current_schema(), 'create') as may_create,
+            pg_is_in_recovery() as is_standby,
+            current_setting('default_transaction_read_only')::boolean as is_reader,
+            coalesce(has_schema_privilege(current_schema(), 'create'), false) as may_create,
             (select ssl from pg_stat_ssl where pid = pg_backend_pid()) as encrypted,
             current_setting('max_connections')::integer
                 - current_setting('superuser_reserved_connections')::integer as most,
-            (select count(*) from pg_stat_activity where backend_type = 'client backend')::integer as used,
+            (select sum(numbackends) from pg_stat_database)::integer as used,
             to_regclass('ducklake_metadata') is not null as has_catalog"""
     )
     told = f"PostgreSQL {version}" + (", with TLS" if encrypted else "")
-    if is_read_only:
-        yield Checkup("catalog", "failed", f"{told}: may only be read", "name the primary in catalog_url")
-    elif not (may_create or has_catalog):
+    if is_standby:
+        yield Checkup("catalog", "failed", f"{told}: a standby", "name the primary in catalog_url")
+    elif is_reader or not may_create:
         yield Checkup(
-            "catalog", "failed", f"{told}: no lake in it, and its user may make none",
-            "grant create on the database, or run deploy/roles.sql as its owner",
+            "catalog", "failed", f"{told}: its user may only read",
+            "to look is all that it is good for; to feed takes the role lakeward_writer of deploy/roles.sql",
         )  # fmt: skip
     else:
         yield Checkup("catalog", "ok", told)
@@ -197,9 +197,12 @@ def _lake(
             return
         yield Checkup("lake", "ok", f"version {version}")
         landing = open_landing(settings)
-        landed = next((file for stream in streams for file in landing.list(stream)), None)
+        applied = lake.query(f"select path, etag from {META}.feeder_files where status = 'applied' limit 20")
+        landed = next(
+            (path for path, etag in applied if (file := landing.head(path)) and file.etag == etag), None
+        )
         if landed is not None:  # the listing was obstore's: the two may trust other certificates
-            lake.query("from parquet_file_metadata(?)", [escape_glob(landing.url(landed.path))])
+            lake.query("from parquet_file_metadata(?)", [escape_glob(landing.url(landed))])
             yield Checkup("reading", "ok", "DuckDB reads what has landed")
         backups = {backup_name(model) for model in manifest.models}
         left = sorted(name for schema, name in relations(lake) if schema == "main" and name in backups)
@@ -214,7 +217,8 @@ def _lake(
 
 def _named_files(settings: Settings, lake: Lake) -> Checkup:
     """Every file of every snapshot there is."""
-    there, named = list_data(settings), lake.files()
+    named = lake.files()
+    there = list_data(settings)  # after it: what a feed writes meanwhile is there before it is named
     gone = sorted(path for path in named if path not in there)
     other = sorted(path for path, size in named.items() if there.get(path, size) != size)
     if gone or other:
@@ -229,8 +233,9 @@ def _named_files(settings: Settings, lake: Lake) -> Checkup:
 
 def _landed_files(settings: Settings, lake: Lake, streams: Sequence[Stream]) -> Checkup:
     landing = open_landing(settings)
-    known = set(lake.query(f"select distinct source || '/' || stream, path, etag from {META}.feeder_files"))
     there = [(stream.id, file.path, file.etag) for stream in streams for file in landing.list(stream)]
+    # After it: what a feed loads meanwhile was there before it is known.
+    known = set(lake.query(f"select distinct source || '/' || stream, path, etag from {META}.feeder_files"))
     pending = sorted(path for stream, path, etag in there if (stream, path, etag) not in known)
     if pending:
         told = f"{len(pending)} of {len(there)} are not in the ledger: {_some(pending)}"

@@ -99,7 +99,8 @@ def open_landing(settings: Settings) -> Landing:
         raise ConfigError(
             f"landing_url {path}: no such folder", hint="create it, or set landing_url to where files land"
         )
-    return Landing(open_store(settings, url), url)
+    with _translated(url):
+        return Landing(open_store(settings, url), url)
 
 
 def probe_data(settings: Settings) -> Probe:

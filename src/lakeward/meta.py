@@ -188,8 +188,13 @@ def _version(have: Relations) -> int | None:
     log = have.get(_OLDEST)
     if log is None:
         return None
-    found = _VERSION.fullmatch(log.comment or "")
-    version = int(found[1]) if found else 1
+    found = _VERSION.match(log.comment or "lakeward lake, version 1")
+    if found is None:
+        raise LakeError(
+            f"this lake's version cannot be told from {log.comment!r}",
+            hint="the comment of meta.feeder_log says it: give it back its own",
+        )
+    version = int(found[1])
     if version > LAKE_VERSION:
         raise LakeError(
             f"this lake is of version {version}, and this lakeward knows those up to {LAKE_VERSION}",

@@ -11,6 +11,7 @@ import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import unquote
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
@@ -185,7 +186,8 @@ def load_settings(project_dir: Path, environ: dict[str, str] | None = None) -> S
         if key not in known:
             raise unknown_key(key, known, where=str(path) if key in from_file else _PREFIX + key.upper())
     typed = [key for key in _AIRBYTE_SECRETS if key in from_file]
-    if re.search(r"//[^/?]*:[^/?]*@|[?&]password=", str(from_file.get("catalog_url", ""))):
+    catalog_url = unquote(str(from_file.get("catalog_url", "")))
+    if re.search(r"//[^/?]*:[^/?]*@|[?&](ssl)?password=", catalog_url):
         typed.append("catalog_url")
     for key in typed:
         raise ConfigError(
@@ -194,6 +196,8 @@ def load_settings(project_dir: Path, environ: dict[str, str] | None = None) -> S
             "what was pushed once is known: change it",
         )
     values = from_file | from_env
+    if values.get("catalog_url") == "":  # as Compose passes what is not set
+        del values["catalog_url"]
     try:
         settings = Settings(project_dir=project_dir.resolve(), s3=_s3(env), **values)
     except ValidationError as error:
@@ -240,6 +244,8 @@ def _from_toml(path: Path) -> dict[str, Any]:
         return {}
     try:
         return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error}", hint="let this user read it") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not TOML: {error}", hint="mend that line") from error
 

@@ -121,14 +121,18 @@ class Objects:
 
     def probe(self) -> Probe:
         path = f"lakeward-doctor-{uuid4()}"
-        self._store.put(path, b"", mode="create")
+        self._store.put(path, b"")
         try:
-            self._store.put(path, b"", mode="create")
-            is_conditional = False
-        except AlreadyExistsError:
-            is_conditional = True
-        written_at = self._store.head(path)["last_modified"]
-        self._store.delete(path)
+            written_at = self._store.head(path)["last_modified"]
+            try:
+                self._store.put(path, b"", mode="create")
+                is_conditional = False
+            except AlreadyExistsError:
+                is_conditional = True
+            except BaseError:  # one that knows no conditions
+                is_conditional = False
+        finally:
+            self._store.delete(path)
         return Probe(written_at, is_conditional)
 
     def _landed(self, meta: ObjectMeta) -> LandedFile:
@@ -247,14 +251,20 @@ def _bucket(url: str, access: Access) -> S3Store:
             raise ConfigError(f"AWS_CA_BUNDLE: {error}", hint="name a file of certificates") from error
     config: S3Config = {"region": access.region, "virtual_hosted_style_request": not access.path_style}
     if access.endpoint_url is not None:
-        config["endpoint"] = access.endpoint_url
-    return S3Store(
-        address.netloc,
-        prefix=address.path.strip("/"),
-        config=config,
-        client_options=client,
-        credential_provider=_Provider(access),
-    )
+        endpoint = urlsplit(access.endpoint_url)
+        if not access.path_style:  # obstore takes an endpoint as it is then, and puts no bucket before it
+            endpoint = endpoint._replace(netloc=f"{address.netloc}.{endpoint.netloc}")
+        config["endpoint"] = endpoint.geturl()
+    try:
+        return S3Store(
+            address.netloc,
+            prefix=address.path.strip("/"),
+            config=config,
+            client_options=client,
+            credential_provider=_Provider(access),
+        )
+    except ValueError as error:
+        raise ConfigError(f"AWS_CA_BUNDLE: {error}", hint="name a file of certificates in PEM") from error
 
 
 class _Provider:

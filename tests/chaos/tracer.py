@@ -21,6 +21,7 @@ from typing import Any
 
 from dbt.adapters.duckdb.environments.local import DuckDBCursorWrapper  # noqa: TID253 - runs inside dbt
 
+import lakeward.attaching
 import lakeward.feed
 import lakeward.lake
 import lakeward.landing
@@ -148,7 +149,7 @@ def install(trace: str, strike: dict[str, Any] | None = None) -> None:
     nested(lakeward.meta, "_create", "bootstrap")
     nested(lakeward.refresh, "_swap", "refresh swap")
     nested(lakeward.ledger.Ledger, "_append", "events")
-    stepped(lakeward.lake, "_attach", lambda *_: "attach")
+    stepped(lakeward.attaching, "_attach", lambda *_: "attach")
     stepped(lakeward.plugin.Plugin, "store", _plugin_phase)
 
     listed = lakeward.landing.Landing.list

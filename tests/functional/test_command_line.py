@@ -285,3 +285,12 @@ def test_nothing_but_the_answer_goes_to_stdout_however_long_a_query_takes(lake: 
         [sys.executable, "-c", ask], cwd=lake.root, check=True, capture_output=True, text=True
     )
     assert done.stdout == "[(False,)]\n"
+
+
+def test_what_looks_like_markup_is_shown_as_it_is(lake: ScratchLake) -> None:
+    lake.add_stream("shop/items")
+    lake.land("shop/items", 1, "[red]hidden[id].parquet", range(3))
+    lake.feed()
+    assert "[red]hidden[id].parquet" in lake.cli("files", "shop/items").stdout
+    shown = lake.cli("sql", "select '[/red]' as \"[id]\"").stdout
+    assert ("[id]" in shown, "[/red]" in shown) == (True, True)

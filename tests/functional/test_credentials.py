@@ -80,6 +80,17 @@ def test_a_profile_says_who_where_and_how(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     monkeypatch.setenv("AWS_PROFILE", "shop")
     assert fed(remote) == 10
+    settings = load_settings(remote.project_dir)
+    with open_lake(settings) as lake:
+        assert lake is not None
+        (tmp_path / "credentials").write_text(
+            "[shop]\naws_access_key_id = AKIDGONE\naws_secret_access_key = SECRETGONE\n"
+        )
+        with pytest.raises(LakewardError, match="InvalidAccessKeyId"):
+            [*open_landing(settings).list(remote.project().streams[0])]
+        (file,) = remote.landing.rglob("*.parquet")
+        with pytest.raises(LakewardError, match="403"):
+            lake.query(f"from '{settings.landing_url}/{file.relative_to(remote.landing)}'")
     monkeypatch.setenv("AWS_PROFILE", "shopp")
     done = remote.cli("feed", check=False)
     assert done.returncode == 2
@@ -191,14 +202,42 @@ def test_a_store_with_tls_is_believed_by_its_certificate_alone(
     (stream,) = remote.project().streams
     landing = open_landing(settings)
     (file,) = landing.list(stream)
-    with open_lake(load_settings(remote.project_dir)) as lake:  # as DuckDB sees it, without the bundle
+    with (  # as DuckDB sees it, without the bundle
+        pytest.raises(LakewardError, match=r"(?i)certificate|ssl"),
+        open_lake(load_settings(remote.project_dir)) as lake,
+    ):
         assert lake is not None
-        with pytest.raises(LakewardError, match=r"(?i)certificate|ssl"):
-            lake.query(f"select count(*) from '{landing.url(file.path)}'")
+        lake.query(f"select count(*) from '{landing.url(file.path)}'")
     monkeypatch.setenv("AWS_CA_BUNDLE", str(bundle))
     assert fed(remote) == 10
     monkeypatch.setenv("AWS_CA_BUNDLE", "/nowhere.pem")
     assert remote.cli("feed", check=False).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("style", "asked"),
+    [("false", r"http://lake\.localhost:9/\?list"), ("true", r"http://localhost:9/lake\?list")],
+)
+def test_a_bucket_lies_in_the_host_name_or_in_the_path(
+    remote: ScratchLake, style: str, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://localhost:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("LAKEWARD_S3_PATH_STYLE", style)
+    with pytest.raises(LakewardError, match=asked):
+        [*open_landing(load_settings(remote.project_dir)).list(remote.project().streams[0])]
+
+
+@pytest.mark.parametrize("endpoint", ["http://me:geheim@store", "https://gate/s3", "http://[bad", "store:1"])
+def test_an_endpoint_is_a_host_and_a_port(
+    remote: ScratchLake, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    done = remote.cli("feed", check=False)
+    assert done.returncode == 2
+    assert "AWS_ENDPOINT_URL=https://host:port" in done.stderr
+    assert "geheim" not in done.stdout + done.stderr
 
 
 def test_gs_urls_are_spoken_to_in_the_same_protocol(

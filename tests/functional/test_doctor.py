@@ -101,7 +101,7 @@ def test_a_catalog_that_cannot_take_the_lake(
 
     name = database()
     postgres.run(name, f'alter database "{name}" set default_transaction_read_only = on')
-    assert "may only be read" in looked(fed)["catalog"]["told"]
+    assert "its user may only read" in looked(fed)["catalog"]["told"]
     postgres.run("postgres", f'alter database "{name}" reset default_transaction_read_only')
 
     postgres.run(name, "update ducklake_metadata set value = '7.3' where key = 'version'")
@@ -117,6 +117,13 @@ def test_what_a_killed_run_has_left(fed: ScratchLake) -> None:
     assert "int_shop__items__dbt_backup" in found["told"]
     fed.cli("maintain")
     assert looked(fed) == {}
+
+
+def test_one_file_that_cannot_be_read_keeps_nothing_back(fed: ScratchLake) -> None:
+    first = fed.landing / "raw/shop/items/year=2026/month=11/day=01/!.parquet"
+    first.write_bytes(b"no Parquet")
+    assert list(fed.feed()["shop/items"].quarantined) == [str(first.relative_to(fed.landing))]
+    assert looked(fed, "--deep") == {}
 
 
 def test_files_that_are_gone_cut_short_or_not_fed(fed: ScratchLake) -> None:

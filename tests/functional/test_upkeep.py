@@ -11,7 +11,7 @@ import pytest
 
 from lakeward.project import open_tools
 from lakeward.workers import feed_all
-from tests.scratch import APPEND, ScratchLake
+from tests.scratch import APPEND, PostgresServer, ScratchLake
 
 pytestmark = pytest.mark.every_setting
 
@@ -86,3 +86,31 @@ def test_reconciling_finds_what_a_listing_of_the_newest_days_would_not(
     with open_tools(project.settings, lambda _: None) as tools:
         (report,) = feed_all(project.manifest.jobs(project.streams), tools, reconcile=True)
     assert report.files == 1
+
+
+def test_a_catalog_that_is_not_the_lakes_takes_nothing_away(
+    items: ScratchLake, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody forgot to name the catalog, or named another: to it, all data files are nobody's."""
+    if items.store is not None:
+        pytest.skip("files of a bucket cannot be made older")
+    right = os.environ.get("LAKEWARD_CATALOG_URL")
+    before = items.table("int_shop__items")
+    old = time.time() - 3 * 86_400
+    for path in (items.root / ".lake" / "data").rglob("*.parquet"):
+        os.utime(path, (old, old))
+    other = postgres.create_database(f"{items.root.name}_other")
+    monkeypatch.setenv("LAKEWARD_CATALOG_URL", other)
+    assert items.cli("maintain", check=False).returncode == 2
+    refused = items.cli("feed", check=False)
+    assert refused.returncode == 2
+    assert "the catalog holds no lake yet, but data_url" in refused.stderr
+    monkeypatch.setenv("LAKEWARD_CATALOG_URL", f"{other}x")
+    for command in ("status", "feed", "maintain", "sql select"):
+        done = items.cli(*command.split(), check=False)
+        assert (done.returncode, 'x" does not exist' in done.stderr) == (1, True), command
+    if right is None:
+        monkeypatch.delenv("LAKEWARD_CATALOG_URL")
+    else:
+        monkeypatch.setenv("LAKEWARD_CATALOG_URL", right)
+    assert items.table("int_shop__items") == before

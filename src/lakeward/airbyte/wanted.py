@@ -138,6 +138,11 @@ def _s3(settings: Settings) -> tuple[Json, Json]:
         found["s3_endpoint"] = store.endpoint_url
     key, secret = settings.airbyte_s3_access_key_id, settings.airbyte_s3_secret_access_key
     prefix = "LAKEWARD_AIRBYTE_S3"
+    if (key is None) != (secret is None):
+        raise ConfigError(
+            "of airbyte_s3_access_key_id and airbyte_s3_secret_access_key one alone is set",
+            hint="set both, or neither: then the AWS_* variables are the destination's",
+        )
     if key is None and secret is None:
         key, secret, prefix = settings.s3.access_key_id, settings.s3.secret_access_key, "AWS"
     if not key or secret is None:
