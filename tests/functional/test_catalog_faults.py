@@ -147,6 +147,7 @@ def test_a_catalog_whose_disk_is_full_says_so(
     server.start()
 
 
+@SLOW
 def test_a_watching_feed_outlives_a_restart(items: ScratchLake, server: PostgresServer) -> None:
     watching = launcher().start("lakeward", "feed", "--watch", cwd=items.root)
     deadline = time.monotonic() + 60

@@ -54,6 +54,7 @@ def fed(lake: ScratchLake, model: str = LOG) -> list[int]:
     return [key for key, _ in lake.table(model)]
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_while_a_feed_watches(items: ScratchLake) -> None:
     """A year ahead, two years back; each time an old and a new partition get a file."""
     clock = items.root / "clock"

@@ -110,7 +110,9 @@ def test_a_store_in_trouble_for_a_moment_is_asked_again(team: Team, fault: str) 
         ("expired", "ExpiredToken: The provided token has expired"),
     ],
 )
-@pytest.mark.parametrize("passed", [0, 2], ids=["footers", "rows"])
+@pytest.mark.parametrize(
+    "passed", [pytest.param(0, id="footers"), pytest.param(2, id="rows", marks=pytest.mark.slow)]
+)
 def test_landed_files_that_the_store_does_not_give_stay_pending(
     team: Team, fault: str, told: str, passed: int
 ) -> None:

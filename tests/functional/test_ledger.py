@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -185,6 +186,7 @@ def test_a_process_that_looks_again_and_again_sees_what_others_have_written_sinc
     lake.cli("refresh", "shop/prices")
     assert seen() == {"shop/items": ["b.parquet"], "shop/prices": []}
     monkeypatch.setenv("LAKEWARD_CATALOG_URL", postgres.create_database(f"{lake.root.name}_again"))
+    monkeypatch.setenv("LAKEWARD_DATA_URL", f"{os.environ.get('LAKEWARD_DATA_URL', '.lake/data')}-again")
     lake.feed("shop/prices")
     lake.feed("shop/prices")
     assert seen() == {"shop/items": ["a.parquet", "b.parquet"], "shop/prices": []}, "another catalog"

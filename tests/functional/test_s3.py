@@ -119,7 +119,7 @@ def test_a_wrong_secret_is_an_error_that_moves_nothing(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "WRONGSECRETWRONGSECRET")
     done = team_lake.cli("feed", check=False)
     assert done.returncode == 1
-    assert "cannot read the landing zone" in done.stderr
+    assert "SignatureDoesNotMatch" in done.stderr
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", right)
     assert team_lake.query("select distinct event from meta.feeder_log where event <> 'failed'") == []
 
