@@ -114,14 +114,18 @@ def test_a_wrong_secret_is_an_error_that_moves_nothing(
     team_lake: ScratchLake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     team_lake.add_stream("shop/items")
-    team_lake.project()
+    team_lake.cli("feed")
     right = os.environ["AWS_SECRET_ACCESS_KEY"]
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "WRONGSECRETWRONGSECRET")
     done = team_lake.cli("feed", check=False)
     assert done.returncode == 1
+    assert "cannot read the landing zone" in done.stderr
     assert "SignatureDoesNotMatch" in done.stderr
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", right)
-    assert team_lake.query("select distinct event from meta.feeder_log where event <> 'failed'") == []
+    assert (
+        team_lake.query("select distinct event from meta.feeder_log where event not in ('failed', 'listed')")
+        == []
+    )
 
 
 def test_a_sync_lands_on_s3_once_however_often_it_is_killed(team_lake: ScratchLake, s3: S3Server) -> None:
