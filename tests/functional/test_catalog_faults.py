@@ -118,6 +118,7 @@ def test_a_catalog_with_too_few_connections_says_so(
     expect_everything_once(items)
 
 
+@SLOW
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
 def test_a_catalog_whose_disk_is_full_says_so(
     items: ScratchLake, server: PostgresServer, place: Path
