@@ -35,7 +35,6 @@ CATALOG_FORMAT = "1.0"  # that this ducklake extension makes
 # As patient with a store that is busy as obstore is, some seconds: DuckDB gives up after half of one.
 _PATIENCE = ("http_retries = 5", "http_retry_wait_ms = 200", "http_retry_backoff = 2")
 
-
 _HOST = r"(\[[0-9A-Fa-f:.]+\]|[^:,\[\]\s]*)(:\d{1,5})?"
 _HOSTS = re.compile(f"{_HOST}(,{_HOST})*", re.ASCII)
 _UNDECODABLE = re.compile(r"%(?![0-9A-Fa-f]{2})|%00|[\x00-\x20\x7f]")
@@ -191,9 +190,8 @@ class StoreSecrets:
     """The object stores' keys as DuckDB's secrets, which do not renew themselves."""
 
     def __init__(self, settings: Settings) -> None:
-        remote = [url for url in (settings.landing_url, settings.data_url) if "://" in url]
-        self.urls = {urlsplit(url).scheme: url for url in remote}
-        self._stores = {url: access(settings, url) for url in self.urls.values()}
+        by_scheme = {urlsplit(url).scheme: url for url in _remote(settings)}
+        self._stores = {url: access(settings, url) for url in by_scheme.values()}
         self._known: list[str] = []
 
     def settings(self) -> Iterator[str]:
@@ -227,8 +225,12 @@ def certainly_absent(settings: Settings) -> bool:
 
 def extensions(settings: Settings) -> list[str]:
     """The files to load, in that order. Raises LakeError where one is missing or of another version."""
-    remote = "://" in settings.landing_url or "://" in settings.data_url
-    return [extension_path(name) for name in (*_EXTENSIONS, *(("httpfs",) if remote else ()))]
+    names = (*_EXTENSIONS, "httpfs") if _remote(settings) else _EXTENSIONS
+    return [extension_path(name) for name in names]
+
+
+def _remote(settings: Settings) -> list[str]:
+    return [url for url in (settings.landing_url, settings.data_url) if "://" in url]
 
 
 def extension_path(name: str) -> str:

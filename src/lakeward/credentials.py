@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from lakeward.errors import ConfigError, LandingError
 from lakeward.settings import aws_environment
@@ -41,7 +40,7 @@ class Access:
     endpoint_url: str | None
     ca_bundle: str | None
     path_style: bool
-    _s3: S3
+    _fixed: Keys | None
 
     @property
     def keys(self) -> Keys:
@@ -49,25 +48,21 @@ class Access:
 
         Raises ConfigError when there are none, LandingError when they cannot be fetched.
         """
-        return _current(self._s3).keys()
+        return self._fixed or _chain().keys()
 
     @property
     def is_temporary(self) -> bool:
-        return _current(self._s3).is_temporary
+        """May they change while we run? All may but those of the environment: a file may be written again."""
+        return self._fixed is None
 
 
 def access(settings: Settings, url: str) -> Access:
-    """Of an `s3://` or `gs://` URL. Costs the import of botocore where the environment holds no keys."""
-    scheme = urlsplit(url).scheme
-    if scheme not in ("s3", "gs"):
-        raise ConfigError(
-            f"{url}: lakeward knows no store of {scheme}://",
-            hint="use a folder, s3://bucket/prefix or gs://bucket/prefix",
-        )
+    """Of a store's URL that settings let pass. Costs the import of botocore where no variable has keys."""
     s3 = settings.s3
-    chain = _current(s3)
-    endpoint = s3.endpoint_url or chain.profile.get("endpoint_url")
-    if scheme == "gs":
+    fixed = _of_variables(s3)
+    profile = _chain().profile if fixed is None else {}  # keys in variables go before any profile
+    endpoint = s3.endpoint_url or profile.get("endpoint_url")
+    if url.startswith("gs://"):
         endpoint = endpoint or _GOOGLE
     # Host and port alone: a path DuckDB would leave out, and keys in it would be shown.
     if endpoint is not None and not _ENDPOINT.fullmatch(endpoint):
@@ -75,46 +70,31 @@ def access(settings: Settings, url: str) -> Access:
             "the store's endpoint is not a host and a port", hint="write AWS_ENDPOINT_URL=https://host:port"
         )
     return Access(
-        region=s3.region or chain.profile.get("region") or "us-east-1",
+        region=s3.region or profile.get("region") or "us-east-1",
         endpoint_url=endpoint,
-        ca_bundle=s3.ca_bundle or chain.profile.get("ca_bundle"),
+        ca_bundle=s3.ca_bundle or profile.get("ca_bundle"),
         path_style=settings.s3_path_style if settings.s3_path_style is not None else endpoint is not None,
-        _s3=s3,
+        _fixed=fixed,
     )
 
 
-class _Chain:
-    def __init__(self, s3: S3) -> None:
-        self._s3 = s3
+def _of_variables(s3: S3) -> Keys | None:
+    secret, token = s3.secret_access_key, s3.session_token
+    if not s3.access_key_id or secret is None:
+        return None
+    return Keys(s3.access_key_id, secret.get_secret_value(), token.get_secret_value() if token else None)
 
+
+class _Chain:
     @cached_property
     def profile(self) -> dict[str, Any]:
-        """What the profile says, where one is used. Keys in the environment go before any profile."""
-        if self._fixed is not None:
-            return {}
         with _translated():
             return dict(self._session.get_scoped_config())
 
-    @property
-    def is_temporary(self) -> bool:
-        """May they change while we run? All may but those of the environment: a file may be written again."""
-        return self._fixed is None
-
     def keys(self) -> Keys:
-        if self._fixed is not None:
-            return self._fixed
         with _translated():
             frozen = self._found.get_frozen_credentials()
         return Keys(frozen.access_key, frozen.secret_key, frozen.token)
-
-    @cached_property
-    def _fixed(self) -> Keys | None:
-        secret, token = self._s3.secret_access_key, self._s3.session_token
-        if not self._s3.access_key_id or secret is None:
-            return None
-        return Keys(
-            self._s3.access_key_id, secret.get_secret_value(), token.get_secret_value() if token else None
-        )
 
     @cached_property
     def _session(self) -> Any:
@@ -131,19 +111,19 @@ class _Chain:
         return found
 
 
-def _current(s3: S3) -> _Chain:
+def _chain() -> _Chain:
     """One for all that this process does, until a profile's file changes: what a role gave is kept."""
     environment = aws_environment()
     named, written = dict(environment), []
     for variable, name in (("AWS_CONFIG_FILE", "config"), ("AWS_SHARED_CREDENTIALS_FILE", "credentials")):
         with suppress(OSError, RuntimeError):  # neither a file nor a home is needed
             written.append(Path(named.get(variable, f"~/.aws/{name}")).expanduser().stat().st_mtime_ns)
-    return _chain(s3, environment, tuple(written))
+    return _chain_of(environment, tuple(written))
 
 
 @lru_cache(maxsize=8)
-def _chain(s3: S3, environment: frozenset[tuple[str, str]], written: tuple[int, ...]) -> _Chain:
-    return _Chain(s3)
+def _chain_of(environment: frozenset[tuple[str, str]], written: tuple[int, ...]) -> _Chain:
+    return _Chain()
 
 
 @contextmanager
