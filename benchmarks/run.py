@@ -32,7 +32,7 @@ from benchmarks.syncs import alone, faker_lake, faker_project, landed
 from benchmarks.table import Round, bar, bar_in_seconds, lines, summarise
 from benchmarks.ticks import STREAMS, wide_project
 from samples.shop import land, land_orders_bulk
-from tests.scratch import S3Server, free_port
+from tests.servers import S3Server, free_port
 
 _HERE = Path(__file__).parent
 _RESULTS = _HERE / "results"

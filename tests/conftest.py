@@ -16,7 +16,8 @@ from hypothesis import settings
 
 import lakeward.transform  # noqa: F401, TID253 - nearly every test needs dbt
 from tests.launcher import trust_extensions
-from tests.scratch import SETTING, PostgresServer, S3Server, ScratchLake, remove_catalog, scratch_lake
+from tests.scratch import SETTING, ScratchLake, remove_catalog, scratch_lake
+from tests.servers import PostgresServer, S3Server
 
 settings.register_profile("all", max_examples=2500)  # `make test-all`
 

@@ -20,7 +20,8 @@ from typing import Any
 
 from tests.chaos.schedule import Outcome, Range, Schedule
 from tests.chaos.world import SCENARIOS, World
-from tests.scratch import PostgresServer, S3Server, remove_catalog
+from tests.scratch import remove_catalog
+from tests.servers import PostgresServer, S3Server
 
 # Of five schedules three kill the process, one the embedded Postgres, alone or with the process, and one the
 # process, the S3 server or the network Postgres of a lake that has no folder of its own.

@@ -17,7 +17,7 @@ from tests.chaos import oracle
 from tests.chaos.oracle import Identity
 from tests.chaos.schedule import compare
 from tests.chaos.world import World
-from tests.scratch import PostgresServer
+from tests.servers import PostgresServer
 
 DAYS = st.integers(1, 9)
 KEYS = st.lists(st.integers(1, 12) | st.none(), max_size=6, unique=True)

@@ -21,15 +21,8 @@ import duckdb
 from lakeward.manifest import manifest_path
 from tests.chaos import oracle
 from tests.chaos.oracle import Row, Version
-from tests.scratch import (
-    APPEND,
-    PostgresServer,
-    S3Server,
-    ScratchLake,
-    clean_environment,
-    launcher,
-    scratch_lake,
-)
+from tests.scratch import APPEND, ScratchLake, clean_environment, launcher, scratch_lake
+from tests.servers import PostgresServer, S3Server
 
 STREAM = "shop/items"
 KEYED, LOG, MART = "int_shop__items", "int_shop__items_log", "fct_words"
@@ -140,16 +133,9 @@ class World:
         path.parent.mkdir(parents=True, exist_ok=True)
         moment = at or oracle.moment(day)
         rows = tuple(Row(key, word, moment, self._url(path), day) for key in keys)
-        with duckdb.connect() as con:
-            con.execute("create table landed (id bigint, word varchar, moment timestamptz)")
-            if rows:
-                con.executemany("insert into landed values (?, ?, ?)", [row[:3] for row in rows])
-            con.execute(
-                "copy (select 'r' as _airbyte_raw_id, moment as _airbyte_extracted_at, 1::bigint as "
-                "_airbyte_generation_id, id, {'word': word, 'amount': 1.5} as attributes from landed) "
-                f"to '{path}.partial' (format parquet)"
-            )
-        Path(f"{path}.partial").rename(path)
+        partial = Path(f"{path}.partial")
+        write_landed(rows, partial)
+        partial.rename(path)
         self._remember(path, rows)
         return path
 
@@ -264,6 +250,19 @@ def _keys(s3: S3Server, prefix: str) -> set[str]:
 def tracing(trace: Path, strike: dict[str, Any] | None) -> dict[str, Any]:
     """What the launcher's `start` is told so that the program is traced (tracer.py)."""
     return {"before": "tests.chaos.tracer:install", "options": {"trace": str(trace), "strike": strike}}
+
+
+def write_landed(rows: Sequence[Row], path: Path) -> None:
+    """As Airbyte would write them."""
+    with duckdb.connect() as con:
+        con.execute("create table landed (id bigint, word varchar, moment timestamptz)")
+        if rows:
+            con.executemany("insert into landed values (?, ?, ?)", [row[:3] for row in rows])
+        con.execute(
+            "copy (select 'r' as _airbyte_raw_id, moment as _airbyte_extracted_at, 1::bigint as "
+            "_airbyte_generation_id, id, {'word': word, 'amount': 1.5} as attributes from landed) "
+            f"to '{path}' (format parquet)"
+        )
 
 
 def as_rows(table: Sequence[dict[str, Any]]) -> list[Row]:

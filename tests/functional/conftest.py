@@ -49,3 +49,12 @@ def shop(lake: ScratchLake, sample_shop: Path) -> ScratchLake:
 def shopify(lake: ScratchLake, sample_shop: Path) -> ScratchLake:
     """What fct_sales needs, and customers."""
     return shipped_lake(lake, sample_shop, "shopify")
+
+
+@pytest.fixture
+def fed(lake: ScratchLake) -> ScratchLake:
+    """One stream with one file, fed."""
+    lake.add_stream("shop/items")
+    lake.land("shop/items", 1, "a.parquet", range(10))
+    lake.feed()
+    return lake

@@ -17,7 +17,8 @@ from typing import Any
 
 import dagster as dg  # noqa: TID253
 
-from tests.scratch import ScratchLake, clean_environment, free_port
+from tests.scratch import ScratchLake, clean_environment
+from tests.servers import free_port
 
 RELOAD = """
 mutation { reloadRepositoryLocation(repositoryLocationName: "definitions.py") {

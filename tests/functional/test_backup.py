@@ -9,7 +9,8 @@ import pytest
 
 from tests.functional.test_doctor import looked
 from tests.functional.test_two_writers import held
-from tests.scratch import APPEND, PostgresServer, ScratchLake
+from tests.scratch import APPEND, ScratchLake
+from tests.servers import PostgresServer
 
 MODELS = ("int_shop__items", "int_shop__items_log", "fct_words")
 

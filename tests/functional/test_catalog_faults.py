@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.functional.test_two_writers import LOG, expect_everything_once, held
-from tests.scratch import APPEND, PostgresServer, ScratchLake, launcher
+from tests.scratch import APPEND, ScratchLake, launcher
+from tests.servers import PostgresServer
 
 SLOW = pytest.mark.slow
 

@@ -17,7 +17,8 @@ import pytest
 
 from lakeward.project import open_tools
 from tests.functional.test_two_writers import LOG
-from tests.scratch import APPEND, MODEL, S3Server, ScratchLake
+from tests.scratch import APPEND, MODEL, ScratchLake
+from tests.servers import S3Server
 
 pytestmark = pytest.mark.skipif(
     (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="libfaketime's wheel knows no other"

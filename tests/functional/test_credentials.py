@@ -21,7 +21,8 @@ from lakeward.errors import ConfigError, LakewardError
 from lakeward.lake import open_lake
 from lakeward.landing import open_landing
 from lakeward.settings import load_settings
-from tests.scratch import PostgresServer, S3Server, ScratchLake
+from tests.scratch import ScratchLake
+from tests.servers import PostgresServer, S3Server
 
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
 

@@ -14,7 +14,8 @@ import dagster as dg  # noqa: TID253
 import pytest
 
 from tests.functional.serving import Up, programs_in, serving
-from tests.scratch import free_port, remove_catalog, scratch_lake
+from tests.scratch import remove_catalog, scratch_lake
+from tests.servers import free_port
 
 WORDS = """
 {{ config(tags=['enriched'], materialized='table') }}

@@ -31,7 +31,8 @@ from lakeward import embedded
 from lakeward.errors import LakewardError
 from lakeward.lake import open_lake
 from lakeward.settings import load_settings
-from tests.scratch import APPEND, REPOSITORY, PostgresServer, ScratchLake, free_port, scratch_lake
+from tests.scratch import APPEND, REPOSITORY, ScratchLake, scratch_lake
+from tests.servers import PostgresServer, free_port
 
 DEPLOY = REPOSITORY / "deploy"
 PORTS = {"postgres": 5432, "seaweedfs": 8333, "code": 4000, "webserver": 3000}

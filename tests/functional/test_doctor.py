@@ -13,7 +13,8 @@ import pytest
 
 from lakeward.doctor import CONNECTIONS
 from lakeward.lake import open_lake
-from tests.scratch import PostgresServer, ScratchLake
+from tests.scratch import ScratchLake
+from tests.servers import PostgresServer
 
 
 def looked(lake: ScratchLake, *arguments: str) -> dict[str, dict[str, Any]]:
@@ -23,14 +24,6 @@ def looked(lake: ScratchLake, *arguments: str) -> dict[str, dict[str, Any]]:
     assert done.returncode == any(each["state"] == "failed" for each in found)
     assert all(each["remedy"] for each in found if each["state"] in ("warning", "failed")), found
     return {each["check"]: each for each in found if each["state"] != "ok"}
-
-
-@pytest.fixture
-def fed(lake: ScratchLake) -> ScratchLake:
-    lake.add_stream("shop/items")
-    lake.land("shop/items", 1, "a.parquet", range(10))
-    lake.feed()
-    return lake
 
 
 def database() -> str:

@@ -11,7 +11,8 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from tests.faulty_proxy import FAULTS, SECONDS, FaultyProxy, after, always, each, first, seeded
-from tests.scratch import APPEND, PostgresServer, S3Server, ScratchLake, launcher, scratch_lake
+from tests.scratch import APPEND, ScratchLake, launcher, scratch_lake
+from tests.servers import PostgresServer, S3Server
 
 LISTING = r"GET /lake\?"
 READING = r"(GET|HEAD) /lake/landing/"

@@ -17,7 +17,8 @@ from lakeward.feed import pending
 from lakeward.history import History
 from lakeward.project import open_tools
 from lakeward.transform import Transform  # noqa: TID253 - a test has the time
-from tests.scratch import APPEND, MODEL, PostgresServer, ScratchLake
+from tests.scratch import APPEND, MODEL, ScratchLake
+from tests.servers import PostgresServer
 
 pytestmark = pytest.mark.every_setting
 

@@ -13,7 +13,8 @@ from obstore.exceptions import BaseError, PermissionDeniedError
 from obstore.store import S3Store
 
 from tests.functional.test_sync import Shop
-from tests.scratch import REPOSITORY, PostgresServer, S3Server, ScratchLake
+from tests.scratch import REPOSITORY, ScratchLake
+from tests.servers import PostgresServer, S3Server
 
 DEPLOY = REPOSITORY / "deploy"
 LANDING, LAKE = "acme-landing", "acme-lake"  # the buckets that the policies name

@@ -11,7 +11,8 @@ import pytest
 
 from lakeward import embedded
 from lakeward.embedded import EmbeddedCatalog
-from tests.scratch import MODEL, PostgresServer, ScratchLake, launcher
+from tests.scratch import MODEL, ScratchLake, launcher
+from tests.servers import PostgresServer
 
 # Two megabytes for each row of the batch, all at once.
 HUNGRY = """

@@ -12,7 +12,8 @@ import pytest
 
 from lakeward.landing import open_landing
 from tests.functional.test_sync import Shop, struck_at
-from tests.scratch import PostgresServer, S3Server, ScratchLake
+from tests.scratch import ScratchLake
+from tests.servers import PostgresServer, S3Server
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ import pytest
 
 from tests.functional.test_definitions import materialize
 from tests.functional.test_sync import LOG, Shop
-from tests.scratch import REPOSITORY, PostgresServer, S3Server, ScratchLake, launcher
+from tests.scratch import REPOSITORY, ScratchLake, launcher
+from tests.servers import PostgresServer, S3Server
 
 PASSWORD = r"""pg-hush'o"n;e\x %2f/@:pass"""
 SECRETS = {

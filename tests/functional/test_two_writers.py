@@ -14,7 +14,8 @@ import pytest
 
 from tests.chaos.world import tracing
 from tests.launcher import Running
-from tests.scratch import APPEND, MODEL, PostgresServer, ScratchLake, launcher
+from tests.scratch import APPEND, MODEL, ScratchLake, launcher
+from tests.servers import PostgresServer
 
 pytestmark = pytest.mark.every_setting
 

@@ -26,14 +26,6 @@ _COLUMNS = (
 )
 
 
-@pytest.fixture
-def fed(lake: ScratchLake) -> ScratchLake:
-    lake.add_stream("shop/items")
-    lake.land("shop/items", 1, "a.parquet", range(10))
-    lake.feed()
-    return lake
-
-
 def tell(lake: ScratchLake, *statements: str) -> None:
     with open_lake(lake.project().settings) as opened:
         assert opened is not None

@@ -11,7 +11,8 @@ import pytest
 
 from lakeward.project import open_tools
 from lakeward.workers import feed_all
-from tests.scratch import APPEND, PostgresServer, ScratchLake
+from tests.scratch import APPEND, ScratchLake
+from tests.servers import PostgresServer
 
 pytestmark = pytest.mark.every_setting
 

@@ -24,23 +24,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
 from lakeward.lake import open_lake
 from lakeward.settings import Settings, load_settings
 from tests.chaos import oracle
 from tests.chaos.oracle import Row, Version
-from tests.chaos.world import as_rows
+from tests.chaos.world import as_rows, write_landed
 from tests.launcher import Running
-from tests.scratch import (
-    APPEND,
-    PostgresServer,
-    S3Server,
-    ScratchLake,
-    clean_environment,
-    launcher,
-    scratch_lake,
-)
+from tests.scratch import APPEND, ScratchLake, clean_environment, launcher, scratch_lake
+from tests.servers import PostgresServer, S3Server
 
 STREAMS = [f"shop/s{number:02}" for number in range(20)]
 MACHINES, WORKERS = 2, 2
@@ -108,14 +99,7 @@ class Soak:
         keys = self.draw.sample(range(_KEYS), _ROWS)
         rows = tuple(Row(key, f"w{number}", moment, url, day) for key in keys)
         local = self.root / "landing.parquet"
-        with duckdb.connect() as con:
-            con.execute("create table landed (id bigint, word varchar, moment timestamptz)")
-            con.executemany("insert into landed values (?, ?, ?)", [row[:3] for row in rows])
-            con.execute(
-                "copy (select 'r' as _airbyte_raw_id, moment as _airbyte_extracted_at, 1::bigint as "
-                "_airbyte_generation_id, id, {'word': word, 'amount': 1.5} as attributes from landed) "
-                f"to '{local}' (format parquet)"
-            )
+        write_landed(rows, local)
         self.store.store("landing").put(path, local)
         self.at[path] = time.time()
         self.landed[stream].append(Version(path, "", rows))
