@@ -193,6 +193,8 @@ class Soak:
         with open_lake(self.settings, read_only=True) as lake:
             assert lake is not None
             for stream, versions in self.landed.items():
+                if not versions:  # nor has it a table
+                    continue
                 for model, differences in zip(
                     models(stream), (oracle.differences_keyed, oracle.differences_append), strict=True
                 ):
