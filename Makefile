@@ -17,10 +17,7 @@ test: install lint ## Lint, types, import contract, all tests
 	.venv/bin/pytest
 
 test-all: install lint ## All of it longer and in every setting, 200 schedules of kills, ten minutes of load; about three hours
-	.venv/bin/pytest -m "" --hypothesis-profile=all --settings=all
-	.venv/bin/python -m tests.chaos --n 200 --out tests/chaos/result.json
-	.venv/bin/python -m tests.soak --minutes 10 --out tests/soak/result.json
-	.venv/bin/python -m tests.mutants
+	.venv/bin/python -m tests.everything $(PARTS)
 
 chaos: install ## Kill lakeward, its Postgres or its S3 server at N seeded points and compare with an oracle: make chaos SEED=1 N=60
 	.venv/bin/python -m tests.chaos --seed $(or $(SEED),0) --n $(or $(N),60)

@@ -17,14 +17,15 @@ from hypothesis import settings
 import lakeward.transform  # noqa: F401, TID253 - nearly every test needs dbt
 from tests.launcher import trust_extensions
 from tests.scratch import SETTING, ScratchLake, remove_catalog, scratch_lake
-from tests.servers import PostgresServer, S3Server
+from tests.servers import SETTINGS, PostgresServer, S3Server
 
-settings.register_profile("all", max_examples=2500)  # `make test-all`
+settings.register_profile("usual", deadline=None)  # a slow machine is no failure
+settings.register_profile("all", deadline=None, max_examples=2500)  # `make test-all`
+settings.load_profile("usual")
 
 trust_extensions()
 gc.freeze()  # what dbt's import made stays: searching it for garbage was a sixth of the tests' time
 
-SETTINGS = ("folder-embedded", "folder-network", "s3-embedded", "s3-network")
 EXPECTED_SKIPS = Path(__file__).parent / "expected_skips.txt"
 
 

@@ -20,6 +20,8 @@ from lakeward import embedded
 from lakeward.attaching import extension_path as extension
 from lakeward.errors import LakeError
 
+SETTINGS = ("folder-embedded", "folder-network", "s3-embedded", "s3-network")
+
 
 def free_port() -> int:
     with socket.socket() as probe:
