@@ -120,17 +120,22 @@ def connecting(settings: Settings, catalog: EmbeddedCatalog | None) -> Iterator[
         yield f"load {quote_literal(path)}"
     yield from stores.settings()
     yield from stores.statements()
-    if catalog is not None:
-        parameters = {"host": catalog.host, "database": DATABASE, "user": USER}
-    else:
-        assert settings.catalog_url is not None
-        parameters = {"uri": postgres_uri(settings.catalog_url.get_secret_value())}
-    yield _create_secret("lakeward_catalog", {"type": "postgres"} | parameters)
+    yield catalog_secret(settings, catalog)
     yield (
         f"create or replace secret {CATALOG_SECRET} (type ducklake, metadata_path '', "
         f"data_path {quote_literal(settings.data_url + '/')}, "
         "metadata_parameters map {'TYPE': 'postgres', 'SECRET': 'lakeward_catalog'})"
     )
+
+
+def catalog_secret(settings: Settings, catalog: EmbeddedCatalog | None) -> str:
+    """Where the catalog's Postgres is, as DuckDB's extension `postgres_scanner` takes it."""
+    if catalog is not None:
+        parameters = {"host": catalog.host, "database": DATABASE, "user": USER}
+    else:
+        assert settings.catalog_url is not None
+        parameters = {"uri": postgres_uri(settings.catalog_url.get_secret_value())}
+    return _create_secret("lakeward_catalog", {"type": "postgres"} | parameters)
 
 
 def _attach(con: Connection, data_url: str, *, read_only: bool) -> None:

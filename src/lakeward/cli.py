@@ -127,8 +127,9 @@ def doctor(
     with suppress(LakewardError):  # which it will tell itself
         project = open_project(Path.cwd(), parse=False)
     streams, manifest = (project.streams, project.manifest) if project else ([], Manifest(()))
+    problems = project.problems if project else []
     found = []
-    for finding in look(project_dir, streams, manifest, deep=deep):
+    for finding in look(project_dir, streams, manifest, problems, deep=deep):
         found.append(finding)
         for line in console.checkup_lines(finding) if not json else []:
             console.out.print(line, soft_wrap=True)
@@ -377,6 +378,7 @@ def attach() -> None:
     with open_lake(settings, read_only=True) as lake:
         if lake is None:
             raise _empty()
+        is_set_up(lake)  # refuses one of another version
         for statement in attach_statements(settings):
             console.out.print(f"{statement};", markup=False, soft_wrap=True)
     if settings.catalog_url is None:

@@ -15,6 +15,10 @@ _AWAY = re.compile(r"[Cc]onnect|server closed|terminating|starting up|shutting d
 _UNHEARD = re.compile(r"Could not (connect to server|establish connection) error for HTTP")
 # A commit that the catalog does not live to see fails without a word of why.
 _GONE = re.compile(r'server closed the connection|terminating connection|Failed to execute query "\w+": *$')
+_SHUT_OUT = re.compile(
+    r"password authentication failed|no password supplied|no pg_hba\.conf entry|certificate verify failed"
+    r'|(database|role) ".*" (does not exist|is not permitted)|permission denied for database'
+)
 _REFUSED = re.compile(r"ERROR:  (cannot execute \w+ in a read-only transaction|permission denied for)")
 _QUOTED = re.compile(r'Failed to execute query ".*": (?=ERROR)', re.DOTALL)
 
@@ -34,6 +38,8 @@ def as_lakeward_error(message: str) -> LakewardError:
         return WriterConflict(line)
     if _UNHEARD.search(line):
         return LandingError(line, hint="does the object store answer? nothing was marked as done")
+    if _SHUT_OUT.search(line):
+        return LakeError(line, hint="mend LAKEWARD_CATALOG_URL, or what the server lets in (pg_hba.conf)")
     if error_kind(message) in ("IO Error", "TransactionContext Error") and _AWAY.search(line):
         return CatalogUnavailable(line, hint="is its Postgres up? nothing was marked as done")
     if _REFUSED.search(line):

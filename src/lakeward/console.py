@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # What steers a terminal, as a sign for it: names of files and words of connectors come from outside.
 _SIGNS = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n"}
 _SIGNS |= {0x7F: "\u2421"} | dict.fromkeys(range(0x80, 0xA0), "\ufffd")
+_ESCAPES = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}  # JSON lets these stand as they are
 
 
 class _Console(Console):
@@ -43,7 +44,7 @@ err = _Console(stderr=True, highlight=False)
 
 def print_json(value: object) -> None:
     text = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
-    print(text)  # noqa: T201 - not wrapped, not coloured
+    print(text.translate(_ESCAPES))  # noqa: T201 - not wrapped, not coloured
 
 
 def as_json(value: object) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lakeward.settings import S3, Settings
 
 _GOOGLE = "https://storage.googleapis.com"
-_ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?", re.ASCII)
+_ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:(?P<port>[0-9]{1,5}))?/?", re.ASCII)
 _REMEDY = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run where a role is given"
 
 
@@ -65,7 +65,7 @@ def access(settings: Settings, url: str) -> Access:
     if url.startswith("gs://"):
         endpoint = endpoint or _GOOGLE
     # Host and port alone: a path DuckDB would leave out, and keys in it would be shown.
-    if endpoint is not None and not _ENDPOINT.fullmatch(endpoint):
+    if endpoint is not None and not _is_host_and_port(endpoint):
         raise ConfigError(
             "the store's endpoint is not a host and a port", hint="write AWS_ENDPOINT_URL=https://host:port"
         )
@@ -76,6 +76,11 @@ def access(settings: Settings, url: str) -> Access:
         path_style=settings.s3_path_style if settings.s3_path_style is not None else endpoint is not None,
         _fixed=fixed,
     )
+
+
+def _is_host_and_port(endpoint: str) -> bool:
+    found = _ENDPOINT.fullmatch(endpoint)
+    return found is not None and int(found["port"] or 0) < 2**16
 
 
 def _of_variables(s3: S3) -> Keys | None:

@@ -45,10 +45,16 @@ class Checkup:
 
 
 def doctor(
-    project_dir: Path, streams: Sequence[Stream], manifest: Manifest, *, deep: bool = False
+    project_dir: Path,
+    streams: Sequence[Stream],
+    manifest: Manifest,
+    problems: Sequence[str],
+    *,
+    deep: bool = False,
 ) -> Iterator[Checkup]:
     """One finding after the other, as each is made; one that fails keeps back only those that need it.
 
+    problems: of the project's files.
     deep: also every file that the catalog names, and every landed file. Costs a listing of both places.
     """
     yield _versions()
@@ -58,6 +64,10 @@ def doctor(
         yield _failed("settings", error)
         return
     yield Checkup("settings", "ok", f"{project_dir / 'lakeward.toml'} and LAKEWARD_*")
+    if problems:
+        yield Checkup("project", "failed", "; ".join(problems), "lakeward check")
+    else:
+        yield Checkup("project", "ok", f"{len(streams)} streams, {len(manifest.models)} models")
     yield from _tried("extensions", lambda: _extensions(settings))
     yield from _tried("landing zone", lambda: _landing(settings, streams))
     yield from _tried("data", lambda: _data(settings))
@@ -204,15 +214,20 @@ def _lake(
         if landed is not None:  # the listing was obstore's: the two may trust other certificates
             lake.query("from parquet_file_metadata(?)", [escape_glob(landing.url(landed))])
             yield Checkup("reading", "ok", "DuckDB reads what has landed")
-        backups = {backup_name(model) for model in manifest.models}
-        left = sorted(name for schema, name in relations(lake) if schema == "main" and name in backups)
-        if left:
-            yield Checkup("leftovers", "warning", f"of killed runs: {', '.join(left)}", "lakeward maintain")
-        else:
-            yield Checkup("leftovers", "ok", "none")
+        yield _leftovers(manifest, lake)
         if deep:
             yield _named_files(settings, lake)
             yield _landed_files(settings, lake, streams)
+
+
+def _leftovers(manifest: Manifest, lake: Lake) -> Checkup:
+    if not manifest.models:
+        return Checkup("leftovers", "skipped", "no model is known here: dbt parse")
+    backups = {backup_name(model) for model in manifest.models}
+    left = sorted(name for schema, name in relations(lake) if schema == "main" and name in backups)
+    if left:
+        return Checkup("leftovers", "warning", f"of killed runs: {', '.join(left)}", "lakeward maintain")
+    return Checkup("leftovers", "ok", "none")
 
 
 def _named_files(settings: Settings, lake: Lake) -> Checkup:

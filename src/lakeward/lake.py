@@ -11,8 +11,9 @@ import duckdb
 from lakeward.attaching import (
     Connection,
     StoreSecrets,
+    catalog_secret,
     certainly_absent,
-    connecting,
+    extension_path,
     is_absent,
     prepare,
     running_catalog,
@@ -135,8 +136,8 @@ def open_catalog(settings: Settings) -> Iterator[Query | None]:
         yield None
         return
     with running_catalog(settings) as catalog, duckdb.connect() as con, translated():
-        for statement in connecting(settings, catalog):
-            con.execute(statement)
+        con.execute(f"load {quote_literal(extension_path('postgres_scanner'))}")
+        con.execute(catalog_secret(settings, catalog))
         con.execute("attach '' as server (type postgres, secret lakeward_catalog, read_only)")
         yield lambda sql: con.execute("from postgres_query('server', ?)", [sql]).fetchall()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from lakeward.errors import ConfigError
 
@@ -139,6 +139,13 @@ class Settings(BaseModel):
     )
     s3: S3 = Field(default_factory=S3, exclude=True)
 
+    @field_validator("airbyte_url")
+    @classmethod
+    def _holds_no_password(cls, url: str | None) -> str | None:
+        if url is not None and "@" in url:
+            raise ValueError("write user and password as airbyte_username and airbyte_password")
+        return url
+
     @property
     def root(self) -> Path:
         """The lake's root: `orchestration/` and `.lake/` lie in it."""
@@ -201,7 +208,8 @@ def load_settings(project_dir: Path, environ: dict[str, str] | None = None) -> S
     try:
         settings = Settings(project_dir=project_dir.resolve(), s3=_s3(env), **values)
     except ValidationError as error:
-        raise validation_error(error, where=f"{path} or {_PREFIX}*", hidden=_SECRETS) from None
+        hidden = (*_SECRETS, "airbyte_url")
+        raise validation_error(error, where=f"{path} or {_PREFIX}*", hidden=hidden) from None
     settings = settings.model_copy(
         update={
             key: _absolute(key, getattr(settings, key), settings.root) for key in ("landing_url", "data_url")
@@ -257,6 +265,9 @@ def _from_environment(env: dict[str, str]) -> dict[str, Any]:
     }
     for key in _SECRETS:
         if (path := found.pop(f"{key}_file", None)) is not None:
+            if found.get(key):
+                name = _PREFIX + key.upper()
+                raise ConfigError(f"{name} and {name}_FILE are both set", hint="unset one of them")
             try:
                 found[key] = Path(path).read_text().strip()
             except (OSError, UnicodeDecodeError) as error:
@@ -286,7 +297,14 @@ def _absolute(key: str, url: str, root: Path) -> str:
 
     Raises ConfigError for anything else: two spellings of one prefix would hide that one contains the other.
     """
-    url = url.removeprefix("file://")
+    if url.startswith("file://"):
+        host, _, path = url.removeprefix("file://").partition("/")
+        if host not in ("", "localhost"):
+            raise ConfigError(
+                f"{key} {url!r} names a folder of another machine",
+                hint="write file:///path, or the path alone",
+            )
+        url = unquote(f"/{path}")
     if "://" not in url:
         try:
             return str((root / url).resolve())

@@ -100,6 +100,28 @@ def test_a_catalog_that_is_down_is_named(items: ScratchLake, server: PostgresSer
     expect_everything_once(items)
 
 
+def test_a_catalog_that_lets_nobody_in_is_no_outage(
+    items: ScratchLake, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = os.environ["LAKEWARD_CATALOG_URL"]
+    server.run(items.root.name, "create role locked_out nologin password 'x'")
+    server.run(items.root.name, "create role let_in login password 'x'")
+    for wrong, said in {
+        server.url("nowhere"): 'database "nowhere" does not exist',
+        server.url(items.root.name, "let_in"): "no password supplied",
+        server.url(items.root.name, "let_in:y"): 'password authentication failed for user "let_in"',
+        server.url(items.root.name, "locked_out:x"): 'role "locked_out" is not permitted',
+    }.items():
+        monkeypatch.setenv("LAKEWARD_CATALOG_URL", wrong)
+        done = items.cli("feed", "--watch", check=False)
+        assert done.returncode == 1
+        assert said in done.stderr
+        assert "mend LAKEWARD_CATALOG_URL" in done.stderr
+    monkeypatch.setenv("LAKEWARD_CATALOG_URL", url)
+    items.cli("feed")
+    expect_everything_once(items)
+
+
 def test_a_catalog_with_too_few_connections_says_so(
     items: ScratchLake, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

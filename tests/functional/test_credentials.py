@@ -230,7 +230,9 @@ def test_a_bucket_lies_in_the_host_name_or_in_the_path(
         [*open_landing(load_settings(remote.project_dir)).list(remote.project().streams[0])]
 
 
-@pytest.mark.parametrize("endpoint", ["http://me:geheim@store", "https://gate/s3", "http://[bad", "store:1"])
+@pytest.mark.parametrize(
+    "endpoint", ["http://me:geheim@store", "https://gate/s3", "http://[bad", "store:1", "http://store:65536"]
+)
 def test_an_endpoint_is_a_host_and_a_port(
     remote: ScratchLake, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

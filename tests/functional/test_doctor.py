@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -81,6 +82,31 @@ def test_places_that_are_not_there(fed: ScratchLake, monkeypatch: pytest.MonkeyP
     found = looked(fed)
     assert "Connection refused" in found["catalog"]["told"]
     assert "geheim" not in json.dumps(found)
+
+
+def test_a_store_without_keys_keeps_the_catalog_from_no_look(
+    fed: ScratchLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAKEWARD_LANDING_URL", "s3://bucket/landing")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    found = looked(fed)
+    assert "no credentials for the object store" in found["landing zone"]["told"]
+    assert "catalog" not in found
+
+
+def test_files_that_say_nothing_usable(fed: ScratchLake) -> None:
+    fed.write("dag/streams/shop/broken.json", "{")
+    found = looked(fed)
+    assert found.keys() == {"project"}
+    assert "broken.json" in found["project"]["told"]
+    (fed.project_dir / "dag/streams/shop/broken.json").unlink()
+    shutil.rmtree(fed.project_dir / "target")
+    assert looked(fed) == {
+        "leftovers": {
+            "check": "leftovers", "state": "skipped", "told": "no model is known here: dbt parse",
+            "remedy": None,
+        },
+    }  # fmt: skip
 
 
 def test_a_catalog_that_cannot_take_the_lake(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from lakeward.sql import quote_identifier
 from tests.scratch import MODEL, ScratchLake
 
@@ -93,3 +95,6 @@ def test_a_name_does_not_steer_the_terminal(lake: ScratchLake) -> None:
         told = done.stdout + done.stderr
         assert "␛[2J␛]0;title␇" in told
         assert not set("\x1b\x07\x9b") & set(told)
+    told = lake.cli("files", "shop/items", "--json").stdout
+    assert not set("\x1b\x07\x9b") & set(told)
+    assert json.loads(told)[0]["path"].endswith("\x1b[2J\x1b]0;title\x07 \x9b1m.parquet")

@@ -54,7 +54,7 @@ def test_a_lake_of_a_version_to_come_is_left_alone(fed: ScratchLake) -> None:
     fed.land("shop/items", 2, "b.parquet", range(20, 30))
     commands = (
         "status", "feed", "maintain", "build", "refresh shop/items", "replay shop/items --since 2026-11-01",
-        "quarantine retry shop/items", "files shop/items",
+        "quarantine retry shop/items", "files shop/items", "attach",
     )  # fmt: skip
     for command in commands:
         refused = fed.cli(*command.split(), check=False)

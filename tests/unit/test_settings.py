@@ -65,6 +65,30 @@ def test_landing_zone_and_data_path_may_not_contain_one_another(
         load_settings(project, {"LAKEWARD_LANDING_URL": landing, "LAKEWARD_DATA_URL": data})
 
 
+@pytest.mark.parametrize("url", ["file:///a%20b/landing", "file://localhost/a b/landing", "/a b/landing"])
+def test_a_folder_may_be_a_file_url(project: Path, url: str) -> None:
+    assert load_settings(project, {"LAKEWARD_LANDING_URL": url}).landing_url == "/a b/landing"
+
+
+def test_a_folder_of_another_machine_is_refused(project: Path) -> None:
+    with pytest.raises(ConfigError, match="landing_url 'file://nas/landing' names a folder of another"):
+        load_settings(project, {"LAKEWARD_LANDING_URL": "file://nas/landing"})
+
+
+def test_a_secret_is_set_once(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("postgresql://from@file/lake")
+    once = {"LAKEWARD_CATALOG_URL_FILE": str(tmp_path / "url"), "LAKEWARD_CATALOG_URL": ""}
+    assert load_settings(project, once).catalog_url is not None
+    with pytest.raises(ConfigError, match="LAKEWARD_CATALOG_URL and LAKEWARD_CATALOG_URL_FILE are both set"):
+        load_settings(project, once | {"LAKEWARD_CATALOG_URL": "postgresql://from@variable/lake"})
+
+
+def test_a_password_in_a_servers_address_is_refused_without_it(project: Path) -> None:
+    with pytest.raises(ConfigError, match="airbyte_password") as caught:
+        load_settings(project, {"LAKEWARD_AIRBYTE_URL": "https://me:hush@airbyte.acme.example"})
+    assert "hush" not in str(caught.value)
+
+
 def test_prefixes_that_only_look_alike_are_fine(project: Path) -> None:
     load_settings(project, {"LAKEWARD_LANDING_URL": "s3://b/raw", "LAKEWARD_DATA_URL": "s3://b/raw2"})
 
