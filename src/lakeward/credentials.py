@@ -50,6 +50,22 @@ class Access:
         """
         return self._fixed or _chain().keys()
 
+    def client(self) -> Any:
+        """botocore's own way to the store: slower than obstore's, and knows any key there is."""
+        from botocore.config import Config
+
+        keys = self.keys
+        return _chain().session.create_client(
+            "s3",
+            region_name=self.region,
+            endpoint_url=self.endpoint_url,
+            verify=self.ca_bundle,
+            aws_access_key_id=keys.access_key_id,
+            aws_secret_access_key=keys.secret_access_key,
+            aws_session_token=keys.session_token,
+            config=Config(s3={"addressing_style": "path" if self.path_style else "virtual"}),
+        )
+
     @property
     def is_temporary(self) -> bool:
         """May they change while we run? All may but those of the environment: a file may be written again."""
@@ -94,7 +110,7 @@ class _Chain:
     @cached_property
     def profile(self) -> dict[str, Any]:
         with _translated():
-            return dict(self._session.get_scoped_config())
+            return dict(self.session.get_scoped_config())
 
     def keys(self) -> Keys:
         with _translated():
@@ -102,7 +118,7 @@ class _Chain:
         return Keys(frozen.access_key, frozen.secret_key, frozen.token)
 
     @cached_property
-    def _session(self) -> Any:
+    def session(self) -> Any:
         import botocore.session  # 0.1 s
 
         return botocore.session.Session()
@@ -110,7 +126,7 @@ class _Chain:
     @cached_property
     def _found(self) -> Any:
         with _translated():
-            found = self._session.get_credentials()
+            found = self.session.get_credentials()
         if found is None:
             raise ConfigError("no credentials for the object store were found", hint=_REMEDY)
         return found

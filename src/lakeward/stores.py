@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError
 from obstore.store import S3Store
 
 from lakeward.credentials import access
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 _PAGE = 1000  # keys of one S3 list response
 _TRIES = 5
+_PATH = re.compile(r"(?!\.{1,2}(/|$))[^/\x00-\x1f\x7f]+(/(?!\.{1,2}(/|$))[^/\x00-\x1f\x7f]+)*")  # for obstore
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +80,13 @@ class Probe:
 
 
 class Objects:
-    """An object store, through obstore."""
+    """An object store, through obstore; one that speaks S3 also through botocore."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, url: str = "", s3: Access | None = None) -> None:
         self._store = store
+        self._bucket, _, root = url.partition("://")[2].partition("/")
+        self._root = f"{root}/" if root else ""
+        self._s3 = s3
 
     def pages(self, prefix: str, since: date | None) -> Iterator[list[LandedFile]]:
         """By name `month=10` comes before `month=9`. But nothing from a day on comes before that day written
@@ -95,9 +101,30 @@ class Objects:
                     yield [self._landed(meta) for meta in page]
                     first = page[-1]["path"] if page else first
                 return
+            except InvalidPathError:
+                if self._s3 is None:
+                    raise
+                yield from self._pages_of_any_key(self._s3, prefix, first)
+                return
             except BaseError as error:  # obstore asks again for every answer but a list that was cut
                 if not left or "list response body" not in str(error):
                     raise
+
+    def _pages_of_any_key(self, s3: Access, prefix: str, first: str | None) -> Iterator[list[LandedFile]]:
+        """obstore lists nothing of a page with a key it has no path for: those are named after the rest."""
+        troubles = []
+        pages = s3.client().get_paginator("list_objects_v2")
+        after = {} if first is None else {"StartAfter": f"{self._root}{first}"}
+        for answer in pages.paginate(Bucket=self._bucket, Prefix=f"{self._root}{prefix}", **after):
+            page = []
+            for found in answer.get("Contents", []):
+                path = found["Key"].removeprefix(self._root)
+                if _PATH.fullmatch(path):
+                    page.append(_landed_file(path, found["ETag"], found["Size"]))
+                elif path.endswith(".parquet"):
+                    troubles.append(f"{path!r} has a name that is no path: rename it")
+            yield page
+        raise OSError("; ".join(troubles[:_SHOWN]))
 
     def head(self, path: str) -> LandedFile | None:
         try:
@@ -136,8 +163,11 @@ class Objects:
         return Probe(written_at, is_conditional)
 
     def _landed(self, meta: ObjectMeta) -> LandedFile:
-        etag = (meta["e_tag"] or "").strip('"')
-        return LandedFile(meta["path"], etag, meta["size"], partition_date(meta["path"]))
+        return _landed_file(meta["path"], meta["e_tag"] or "", meta["size"])
+
+
+def _landed_file(path: str, etag: str, size: int) -> LandedFile:
+    return LandedFile(path, etag.strip('"'), size, partition_date(path))
 
 
 class Folder:
@@ -236,7 +266,10 @@ class Folder:
 
 
 def open_store(settings: Settings, url: str) -> Store:
-    return Objects(_bucket(url, access(settings, url))) if "://" in url else Folder(Path(url))
+    if "://" not in url:
+        return Folder(Path(url))
+    found = access(settings, url)
+    return Objects(_bucket(url, found), url, found)
 
 
 def _bucket(url: str, access: Access) -> S3Store:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lakeward.credentials import access
 from lakeward.landing import open_landing
 from tests.functional.test_sync import Shop, struck_at
 from tests.scratch import ScratchLake
@@ -72,6 +73,31 @@ def test_two_streams_fed_twice_and_refreshed_on_s3_and_a_network_postgres(
     assert all(url.startswith("s3://lake/") for (url,) in sources)
     assert not list((lake.root / ".lake").glob("data/**/*.parquet")), "table data went to the local disk"
     assert any("data/main/" in meta["path"] for page in store.list() for meta in page)
+
+
+def test_a_key_that_is_no_path_stops_no_other(
+    team_lake: ScratchLake, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = team_lake
+    for stream in ("shop/items", "shop/things"):
+        lake.add_stream(stream)
+        path = lake.land(stream, 1, "a.parquet", range(10), word="a")
+        s3.store(lake.root.name).put(f"landing/{path.relative_to(lake.landing)}", path)
+    settings = lake.project().settings
+    client = access(settings, settings.landing_url).client()
+    folder = f"{lake.root.name}/landing/raw/shop/items/year=2026/month=11/day=01"
+    for odd in ("\x01.parquet", "z\n.parquet", "z\n.crc"):
+        client.put_object(Bucket=S3Server.BUCKET, Key=f"{folder}/{odd}", Body=b"")
+    done = lake.cli("feed", check=False)
+    assert done.returncode == 1
+    assert r"day=01/\x01.parquet' has a name that is no path: rename it" in done.stderr
+    assert r"day=01/z\n.parquet' has" in done.stderr
+    assert ".crc" not in done.stderr
+    for model in ("int_shop__items", "int_shop__things"):
+        assert lake.table(model) == [(i, "a") for i in range(10)]
+    for odd in ("\x01.parquet", "z\n.parquet", "z\n.crc"):
+        client.delete_object(Bucket=S3Server.BUCKET, Key=f"{folder}/{odd}")
+    assert "nothing pending" in lake.cli("feed").stdout, "an identity is one, whoever lists"
 
 
 def test_a_listing_from_a_day_on_misses_nothing(team_lake: ScratchLake, s3: S3Server) -> None:
