@@ -39,11 +39,13 @@ def main() -> None:
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True, check=True
     ).stdout.strip()
-    results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    good = True
     for part in chosen:
-        results[part] = _run(part, PARTS[part]) | {"commit": commit}
-        RESULT.write_text(json.dumps(results, indent=2) + "\n")
-    sys.exit(any(results[part]["exit code"] for part in chosen))
+        result = _run(part, PARTS[part]) | {"commit": commit}
+        good = good and not result["exit code"]
+        results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+        RESULT.write_text(json.dumps(results | {part: result}, indent=2) + "\n")
+    sys.exit(0 if good else 1)
 
 
 def _run(part: str, words: list[str]) -> dict[str, object]:
