@@ -9,6 +9,7 @@ import pytest
 
 from samples.shop import land
 from tests.scratch import REPOSITORY, ScratchLake
+from tests.shop import Shop
 
 DAYS = 6
 
@@ -40,12 +41,6 @@ def shipped_lake(lake: ScratchLake, sample: Path, *sources: str) -> ScratchLake:
 
 
 @pytest.fixture
-def shop(lake: ScratchLake, sample_shop: Path) -> ScratchLake:
-    """All nine streams."""
-    return shipped_lake(lake, sample_shop, "shopify", "klaviyo")
-
-
-@pytest.fixture
 def shopify(lake: ScratchLake, sample_shop: Path) -> ScratchLake:
     """What fct_sales needs, and customers."""
     return shipped_lake(lake, sample_shop, "shopify")
@@ -58,3 +53,8 @@ def fed(lake: ScratchLake) -> ScratchLake:
     lake.land("shop/items", 1, "a.parquet", range(10))
     lake.feed()
     return lake
+
+
+@pytest.fixture
+def shop(lake: ScratchLake) -> Shop:
+    return Shop(lake)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from lakeward.check import check
 from lakeward.errors import LakeError
+from tests.functional.conftest import shipped_flows
 from tests.scratch import MODEL, ScratchLake, launcher
 
 
@@ -90,13 +92,12 @@ def test_commands_with_nothing_to_do_do_not_import_dbt(lake: ScratchLake) -> Non
         )
 
 
-def test_check_passes_on_the_shipped_lake_without_data_or_server(shop: ScratchLake) -> None:
-    import shutil
-
-    shutil.rmtree(shop.root / ".lake")
-    done = shop.cli("check")
+def test_check_passes_on_the_shipped_lake_without_data_or_server(lake: ScratchLake) -> None:
+    shipped_flows(lake, "shopify", "klaviyo")
+    shutil.rmtree(lake.root / ".lake")
+    done = lake.cli("check")
     assert "9 streams checked: 0 errors, 0 warnings" in done.stdout
-    assert not (shop.root / ".lake" / "catalog").exists()
+    assert not (lake.root / ".lake" / "catalog").exists()
 
 
 PROCESSED = "dag/processed/shop/int_shop__b.sql"

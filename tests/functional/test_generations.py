@@ -7,8 +7,8 @@ import json
 import pytest
 
 from lakeward.lake import open_lake
-from tests.functional.test_sync import Shop, struck_at
 from tests.scratch import APPEND, ScratchLake
+from tests.shop import Shop, struck_at
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import pytest
 from obstore.exceptions import BaseError, PermissionDeniedError
 from obstore.store import S3Store
 
-from tests.functional.test_sync import Shop
 from tests.scratch import REPOSITORY, ScratchLake
 from tests.servers import PostgresServer, S3Server
+from tests.shop import Shop
 
 DEPLOY = REPOSITORY / "deploy"
 LANDING, LAKE = "acme-landing", "acme-lake"  # the buckets that the policies name

@@ -12,9 +12,9 @@ import pytest
 
 from lakeward.credentials import access
 from lakeward.landing import open_landing
-from tests.functional.test_sync import Shop, struck_at
 from tests.scratch import ScratchLake
 from tests.servers import PostgresServer, S3Server
+from tests.shop import Shop, struck_at
 
 
 @pytest.fixture(scope="module")

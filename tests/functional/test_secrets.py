@@ -14,9 +14,9 @@ import dagster as dg  # noqa: TID253
 import pytest
 
 from tests.functional.test_definitions import materialize
-from tests.functional.test_sync import LOG, Shop
 from tests.scratch import REPOSITORY, ScratchLake, launcher
 from tests.servers import PostgresServer, S3Server
+from tests.shop import LOG, Shop
 
 PASSWORD = r"""pg-hush'o"n;e\x %2f/@:pass"""
 SECRETS = {
