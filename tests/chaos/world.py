@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,7 +56,7 @@ class World:
     postgres: PostgresServer | None  # None: the embedded one
     s3: S3Server | None = None  # None: folders
     versions: list[Version] = field(default_factory=list)
-    _kept: dict[str, tuple[list[Version], set[str]]] = field(default_factory=dict)
+    _kept: dict[str, tuple[list[Version], dict[str, bytes]]] = field(default_factory=dict)
 
     @property
     def lake(self) -> ScratchLake:
@@ -211,7 +211,8 @@ class World:
         subprocess.run(["cp", "-a", str(self.root / "lake"), str(self.root / name)], check=True)
         if self.postgres is not None:
             self.postgres.copy_database(_DATABASE, f"{_DATABASE} {name}")
-        self._kept[name] = list(self.versions), self.data()
+        kept = {} if self.s3 is None else {key: _data(self.s3, key) for key in self.data()}
+        self._kept[name] = list(self.versions), kept
 
     def bring_back(self, name: str) -> None:
         shutil.rmtree(self.root / "lake")
@@ -220,19 +221,23 @@ class World:
         if self.postgres is not None:
             self.postgres.drop_database(_DATABASE)
             self.postgres.copy_database(f"{_DATABASE} {name}", _DATABASE)
-        self.versions = list(self._kept[name][0])
+        versions, data = self._kept[name]
+        self.versions = list(versions)
         if self.s3 is not None:
-            self._bring_back_objects(self.s3)
+            self._bring_back_objects(self.s3, data)
 
-    def _bring_back_objects(self, s3: S3Server) -> None:
-        """Landed files as in the folder, which has copies. Data files never change: those not kept go."""
+    def _bring_back_objects(self, s3: S3Server, data: Mapping[str, bytes]) -> None:
+        """Landed files as in the folder, which has copies. Data files never change."""
         landing, files = s3.store("landing"), [p for p in self.lake.landing.rglob("*") if p.is_file()]
         for key in _keys(s3, "landing"):
             landing.delete(key)
         for path in files:
             landing.put(self._relative(path), path)
-        for key in self.data().difference(*(data for _, data in self._kept.values())):
+        there = self.data()
+        for key in there - data.keys():
             s3.store("data").delete(key)
+        for key in data.keys() - there:
+            s3.store("data").put(key, data[key])
 
     def look(self, *models: str) -> dict[str, list[dict[str, Any]]]:
         """Everything that the oracle is to compare, in one process (look.py)."""
@@ -245,6 +250,10 @@ class World:
 
 def _keys(s3: S3Server, prefix: str) -> set[str]:
     return {str(meta["path"]) for page in s3.store(prefix).list() for meta in page}
+
+
+def _data(s3: S3Server, key: str) -> bytes:
+    return bytes(s3.store("data").get(key).bytes())
 
 
 def tracing(trace: Path, strike: dict[str, Any] | None) -> dict[str, Any]:
