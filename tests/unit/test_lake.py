@@ -12,7 +12,7 @@ from lakeward.errors import LakewardError, WriterConflict
 from lakeward.sql import escape_glob, quote_identifier, quote_literal
 
 
-@pytest.mark.parametrize("name", ["ducklake", "postgres_scanner", "httpfs"])
+@pytest.mark.parametrize("name", ["ducklake", "postgres_scanner", "httpfs", "azure"])
 def test_extensions_load_from_their_wheels_with_duckdbs_signature_checked(name: str, tmp_path: Path) -> None:
     connect = duckdb.connect.__wrapped__  # type: ignore[attr-defined]  # the tests' own check nothing
     with connect() as con:
