@@ -355,7 +355,8 @@ def _absolute(key: str, url: str, root: Path) -> str:
     if not _OBJECTS.fullmatch(url):
         raise ConfigError(
             f"{key} {url!r} is not written plainly",
-            hint="use a folder, s3://bucket/prefix or az://container/prefix, without .. and any of % ? # * [ ]",
+            hint="use a folder, s3://bucket/prefix or az://container/prefix, "
+            "without .. and any of % ? # * [ ]",
         )
     return url
 
