@@ -7,8 +7,8 @@ import duckdb
 import pytest
 
 from lakeward.attaching import extension_path
-from lakeward.complaints import is_conflict
-from lakeward.errors import LakewardError, WriterConflict
+from lakeward.complaints import as_lakeward_error, is_conflict
+from lakeward.errors import LakewardError, LandingError, WriterConflict
 from lakeward.sql import escape_glob, quote_identifier, quote_literal
 
 
@@ -54,3 +54,11 @@ def test_both_ways_of_losing_a_race_are_recognised() -> None:
     )
     assert is_conflict("Invalid Input Error: lakeward: fence moved: another writer was faster")
     assert not is_conflict("Conversion Error: Could not convert string 'Transaction conflict' to INT32")
+
+
+def test_a_store_that_does_not_answer_duckdb_is_not_the_lakes_fault() -> None:
+    for said in (
+        "IO Error: Could not establish connection error for HTTP GET to 'http://127.0.0.1:9/lake/a.parquet'",
+        "Fail to get a new connection for: https://acme.blob.core.windows.net. Could not resolve hostname",
+    ):
+        assert isinstance(as_lakeward_error(said), LandingError)
