@@ -41,13 +41,17 @@ NAMES: dict[object, str] = {
 }
 
 # settings.py reads these from the environment alone; the test asks it whether it does.
-AWS = {
-    "AWS_ACCESS_KEY_ID": "Key of the object store. A role of the machine (IAM) does not take its place yet.",
+STORES = {
+    "AWS_ACCESS_KEY_ID": "Key of the object store. Without it, a profile or a role is looked for.",
     "AWS_SECRET_ACCESS_KEY": "Its secret.",
     "AWS_SESSION_TOKEN": "Only for temporary keys.",
     "AWS_REGION": "Default `us-east-1`. `AWS_DEFAULT_REGION` is read where this is not set.",
     "AWS_ENDPOINT_URL": "Address of an S3-compatible store, as in `https://minio.example.com:9000`. "
     "`AWS_ENDPOINT_URL_S3` comes first.",
+    "AZURE_STORAGE_CONNECTION_STRING": "Account, keys and address for `az://`. It comes before those below.",
+    "AZURE_STORAGE_ACCOUNT_NAME": "The storage account.",
+    "AZURE_STORAGE_ACCOUNT_KEY": "Its key. Without key and token, an identity is looked for.",
+    "AZURE_STORAGE_SAS_TOKEN": "A token instead of the key.",
 }
 
 
@@ -75,7 +79,7 @@ A relative path is relative to the lake's root, the folder that `orchestration/`
 Read from the environment alone, so that no file holds a secret.
 `catalog_url` may hold a password too: set `LAKEWARD_CATALOG_URL` and leave it out of the file.
 
-{_table(("variable", "meaning"), [(f"`{name}`", meaning) for name, meaning in AWS.items()])}
+{_table(("variable", "meaning"), [(f"`{name}`", meaning) for name, meaning in STORES.items()])}
 """
 
 

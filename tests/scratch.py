@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-from obstore.store import S3Store
+from obstore.store import AzureStore, S3Store
 
 from lakeward.attempt import FeedReport, Progress
 from lakeward.lake import open_lake
@@ -22,7 +22,7 @@ from lakeward.workers import feed_all
 from tests.launcher import Launcher
 
 REPOSITORY = Path(__file__).parent.parent
-SETTING = ("LAKEWARD_", "AWS_", "DBT_")  # how variables begin that set something of a lake
+SETTING = ("LAKEWARD_", "AWS_", "AZURE_", "DBT_")  # how variables begin that set something of a lake
 
 MODEL = """
 {{ config(
@@ -61,7 +61,7 @@ class ScratchLake:
     """
 
     root: Path
-    store: S3Store | None = None
+    store: S3Store | AzureStore | None = None
     _pushed: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property

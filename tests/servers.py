@@ -1,7 +1,10 @@
-"""The real servers that tests stand on, on 127.0.0.1: a Postgres, and SeaweedFS as the object store."""
+"""The real servers that tests stand on, on 127.0.0.1: a Postgres, SeaweedFS and Azurite as object stores."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import os
 import shutil
 import socket
@@ -10,11 +13,13 @@ import sys
 import time
 import urllib.request
 from contextlib import suppress
+from email.utils import formatdate
 from pathlib import Path
+from urllib.parse import quote
 
 import duckdb
 from obstore.exceptions import BaseError
-from obstore.store import S3Store
+from obstore.store import AzureStore, S3Store
 
 from lakeward import embedded
 from lakeward.attaching import extension_path as extension
@@ -269,3 +274,69 @@ class S3Server:
                 return
             time.sleep(0.2)
         raise AssertionError("seaweedfs did not become ready")
+
+
+class AzureServer:
+    """Azurite on 127.0.0.1, in memory, with one account and one container."""
+
+    ACCOUNT, KEY, CONTAINER = "lakewardtest", base64.b64encode(b"azure-hush-key" * 3).decode(), "lake"
+
+    def __init__(self, folder: Path) -> None:
+        port = free_port()
+        self.endpoint = f"http://127.0.0.1:{port}/{self.ACCOUNT}"
+        self.environment = {
+            "AZURE_STORAGE_CONNECTION_STRING": f"DefaultEndpointsProtocol=http;AccountName={self.ACCOUNT};"
+            f"AccountKey={self.KEY};BlobEndpoint={self.endpoint};"
+        }
+        self._server = subprocess.Popen(
+            [
+                "azurite-blob", "--inMemoryPersistence", "--disableTelemetry", "--skipApiVersionCheck",
+                "--silent", "--blobHost=127.0.0.1", f"--blobPort={port}",
+            ],
+            env=os.environ | {"AZURITE_ACCOUNTS": f"{self.ACCOUNT}:{self.KEY}"},
+            cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            self._create_container()
+        except BaseException:
+            self.close()
+            raise
+
+    def store(self, prefix: str) -> AzureStore:
+        return AzureStore(
+            self.CONTAINER, prefix=prefix, endpoint=self.endpoint, account_name=self.ACCOUNT,
+            account_key=self.KEY, client_options={"allow_http": True},
+        )  # fmt: skip
+
+    def sas_token(self) -> str:
+        """For everything in the container, with the key's signature."""
+        permissions, expiry, version = "racwdl", "2099-01-01T00:00:00Z", "2020-12-06"
+        place = f"/blob/{self.ACCOUNT}/{self.CONTAINER}"
+        signed = [permissions, "", expiry, place, "", "", "", version, "c", *[""] * 7]
+        signature = quote(self._signature("\n".join(signed)), safe="")
+        return f"sv={version}&sr=c&sp={permissions}&se={quote(expiry)}&sig={signature}"
+
+    def close(self) -> None:
+        self._server.kill()
+        self._server.wait(30)
+
+    def _create_container(self) -> None:
+        """obstore and DuckDB take a container that is there."""
+        headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-12-02"}
+        lines = ["PUT", *[""] * 11, *(f"{name}:{value}" for name, value in headers.items())]
+        lines += [f"/{self.ACCOUNT}/{self.ACCOUNT}/{self.CONTAINER}", "restype:container"]
+        headers["Authorization"] = f"SharedKey {self.ACCOUNT}:{self._signature(chr(10).join(lines))}"
+        url = f"{self.endpoint}/{self.CONTAINER}?restype=container"
+        request = urllib.request.Request(url, method="PUT", headers=headers)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            assert self._server.poll() is None, "azurite ended"
+            with suppress(ConnectionError, urllib.error.URLError), urllib.request.urlopen(request, timeout=5):
+                return
+            time.sleep(0.2)
+        raise AssertionError("azurite did not become ready")
+
+    def _signature(self, text: str) -> str:
+        return base64.b64encode(
+            hmac.digest(base64.b64decode(self.KEY), text.encode(), hashlib.sha256)
+        ).decode()

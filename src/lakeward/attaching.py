@@ -26,10 +26,12 @@ from lakeward.sql import escape_glob, quote_literal
 
 if TYPE_CHECKING:
     from lakeward.credentials import Access, Keys
+    from lakeward.settings import Azure
 
 # DuckDB and its extensions must be the same version to the digit, and the wheels stop at 1.5.5
-# (pyproject.toml pins all four together).
+# (pyproject.toml pins all five together).
 _EXTENSIONS = ("ducklake", "postgres_scanner")
+_STORE_EXTENSIONS = {"s3": "httpfs", "gs": "httpfs", "az": "azure"}
 CATALOG_FORMAT = "1.0"  # that this ducklake extension makes
 
 # As patient with a store that is busy as obstore is, some seconds: DuckDB gives up after half of one.
@@ -196,6 +198,7 @@ class StoreSecrets:
 
     def __init__(self, settings: Settings) -> None:
         by_scheme = {urlsplit(url).scheme: url for url in _remote(settings)}
+        self._azure = settings.azure if by_scheme.pop("az", None) else None
         self._stores = {url: access(settings, url) for url in by_scheme.values()}
         self._known: list[str] = []
 
@@ -207,11 +210,15 @@ class StoreSecrets:
             yield "set global enable_curl_server_cert_verification = true"
             for name in ("s3_secret_access_key", "s3_session_token"):
                 yield f"set global {name} = ''"  # httpfs takes them from the environment, for all to see
+        if self._azure is not None:
+            # Its default finds no authorities' certificates on Linux (azure-sdk-for-cpp issue 4983).
+            yield "set global azure_transport_option_type = 'curl'"
         for bundle in {store.ca_bundle for store in self._stores.values() if store.ca_bundle}:
             yield f"set global ca_cert_file = {quote_literal(bundle)}"
 
     def statements(self) -> list[str]:
-        return [_store_secret(url, store, store.keys) for url, store in self._stores.items()]
+        buckets = [_store_secret(url, store, store.keys) for url, store in self._stores.items()]
+        return buckets if self._azure is None else [*buckets, _azure_secret(self._azure)]
 
     def renew(self, con: Connection) -> None:
         """Make them anew where keys have changed since. Costs nothing where keys stay."""
@@ -230,8 +237,8 @@ def certainly_absent(settings: Settings) -> bool:
 
 def extensions(settings: Settings) -> list[str]:
     """The files to load, in that order. Raises LakeError where one is missing or of another version."""
-    names = (*_EXTENSIONS, "httpfs") if _remote(settings) else _EXTENSIONS
-    return [extension_path(name) for name in names]
+    stores = {_STORE_EXTENSIONS[urlsplit(url).scheme] for url in _remote(settings)}
+    return [extension_path(name) for name in (*_EXTENSIONS, *sorted(stores))]
 
 
 def _remote(settings: Settings) -> list[str]:
@@ -267,6 +274,25 @@ def _store_secret(url: str, store: Access, keys: Keys) -> str:
         address = urlsplit(store.endpoint_url)
         options |= {"endpoint": address.netloc, "use_ssl": str(address.scheme == "https").lower()}
     return _create_secret(f"lakeward_store_{scheme}", options)
+
+
+def _azure_secret(azure: Azure) -> str:
+    """The chain is obstore's, in its order (stores.py); the extension renews what an identity is given."""
+    account = f"AccountName={azure.account_name};BlobEndpoint={azure.endpoint_url}"
+    if azure.account_key:
+        key = azure.account_key.get_secret_value()
+        options = {"connection_string": f"{account};AccountKey={key}"}
+    elif azure.sas_token:
+        token = azure.sas_token.get_secret_value()
+        options = {"connection_string": f"{account};SharedAccessSignature={token}"}
+    else:
+        options = {
+            "provider": "credential_chain",
+            "chain": "env;workload_identity;managed_identity",
+            "account_name": azure.account_name,
+            "endpoint": azure.endpoint_url.removeprefix(f"https://{azure.account_name}."),
+        }
+    return _create_secret("lakeward_store_az", {"type": "azure"} | options)
 
 
 def _create_secret(name: str, options: dict[str, str]) -> str:

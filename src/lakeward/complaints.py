@@ -12,7 +12,9 @@ from lakeward.errors import CatalogUnavailable, LakeError, LakewardError, Landin
 
 _KIND = re.compile(r"((?:[A-Za-z]+ )*Error|\w+Exception): ")
 _AWAY = re.compile(r"[Cc]onnect|server closed|terminating|starting up|shutting down|recovery mode")
-_UNHEARD = re.compile(r"Could not (connect to server|establish connection) error for HTTP")
+_UNHEARD = re.compile(
+    r"Could not (connect to server|establish connection) error for HTTP|Fail to get a new connection for: "
+)
 # A commit that the catalog does not live to see fails without a word of why.
 _GONE = re.compile(r'server closed the connection|terminating connection|Failed to execute query "\w+": *$')
 _SHUT_OUT = re.compile(

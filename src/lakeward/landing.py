@@ -137,7 +137,8 @@ def _translated(url: str, verb: str = "read", place: str = "the landing zone") -
     except BaseError as error:
         raise LandingError(
             f"cannot {verb} {place} {url}: {_words(str(error))}",
-            hint="check the address, the credentials (AWS_*) and the network; nothing was marked as done",
+            hint="check the address, the credentials (AWS_* or AZURE_*) and the network; "
+            "nothing was marked as done",
         ) from error
     except OSError as error:
         raise LandingError(

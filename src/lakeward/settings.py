@@ -27,9 +27,15 @@ _CENTURY = 36_500  # days
 _LONGEST = 200  # characters of a wrong value that are worth showing
 # A prefix that nobody reads as another one: obstore decodes `%61` and resolves `..`, DuckDB expands `*` and
 # takes what follows a `?` for settings.
+# In az:// DuckDB takes a name with a dot for a host; a container's has none.
 _OBJECTS = re.compile(
-    r"(s3|gs)://[a-z0-9][a-z0-9._-]*(/(?!\.{1,2}(/|$))[^/?#%*\[\]\\\s\x00-\x1f\x7f]+)*", re.ASCII
+    r"((s3|gs)://[a-z0-9][a-z0-9._-]*|az://[a-z0-9][a-z0-9-]*)"
+    r"(/(?!\.{1,2}(/|$))[^/?#%*\[\]\\\s\x00-\x1f\x7f]+)*",
+    re.ASCII,
 )
+_ACCOUNT = re.compile(r"[a-z0-9]{3,24}", re.ASCII)
+# A path is an emulator's; keys in it would be shown.
+_BLOB_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[a-z0-9]+)?", re.ASCII)
 
 
 class S3(BaseModel):
@@ -45,6 +51,17 @@ class S3(BaseModel):
     ca_bundle: str | None = None
 
 
+class Azure(BaseModel):
+    """The usual `AZURE_STORAGE_*` variables. Without key and token, who we are is looked up in use."""
+
+    model_config = ConfigDict(frozen=True)
+
+    account_name: str = ""
+    account_key: SecretStr | None = None
+    sas_token: SecretStr | None = None
+    endpoint_url: str = ""
+
+
 class Settings(BaseModel):
     """One lake. Every key has a default; a relative path is relative to the lake's root."""
 
@@ -53,11 +70,13 @@ class Settings(BaseModel):
     project_dir: Annotated[Path, Field(description="Set by lakeward: the dbt project.", exclude=True)]
     landing_url: str = Field(
         default=".lake/landing",
-        description="Landing root: a folder or `s3://bucket/prefix`. Streams lie in `raw/` below it.",
+        description="Landing root: a folder, `s3://bucket/prefix`, `gs://bucket/prefix` or "
+        "`az://container/prefix`. Streams lie in `raw/` below it.",
     )
     data_url: str = Field(
         default=".lake/data",
-        description="DuckLake's DATA_PATH: a folder or `s3://bucket/prefix`. "
+        description="DuckLake's DATA_PATH: a folder, `s3://bucket/prefix`, `gs://bucket/prefix` or "
+        "`az://container/prefix`. "
         "It and the landing root may not contain one another.",
     )
     s3_path_style: bool | None = Field(
@@ -138,6 +157,7 @@ class Settings(BaseModel):
         default=None, description="Its secret; from the environment only."
     )
     s3: S3 = Field(default_factory=S3, exclude=True)
+    azure: Azure = Field(default_factory=Azure, exclude=True)
 
     @field_validator("airbyte_url")
     @classmethod
@@ -182,13 +202,13 @@ def find_project(start: Path) -> Path:
 def load_settings(project_dir: Path, environ: dict[str, str] | None = None) -> Settings:
     """Read `lakeward.toml`, then `LAKEWARD_*` over it.
 
-    Raises ConfigError for an unknown key, a wrong type, or a landing root and DATA_PATH that contain
-    one another (DuckLake's orphan cleanup would delete the landed files).
+    Raises ConfigError for an unknown key, a wrong type, az:// without an account, or a landing root and
+    DATA_PATH that contain one another (DuckLake's orphan cleanup would delete the landed files).
     """
     env = dict(os.environ) if environ is None else environ
     path = project_dir / "lakeward.toml"
     from_file, from_env = _from_toml(path), _from_environment(env)
-    known = [name for name in Settings.model_fields if name not in ("project_dir", "s3")]
+    known = [name for name in Settings.model_fields if name not in ("project_dir", "s3", "azure")]
     for key in (*from_file, *from_env):
         if key not in known:
             raise unknown_key(key, known, where=str(path) if key in from_file else _PREFIX + key.upper())
@@ -206,7 +226,7 @@ def load_settings(project_dir: Path, environ: dict[str, str] | None = None) -> S
     if values.get("catalog_url") == "":  # as Compose passes what is not set
         del values["catalog_url"]
     try:
-        settings = Settings(project_dir=project_dir.resolve(), s3=_s3(env), **values)
+        settings = Settings(project_dir=project_dir.resolve(), s3=_s3(env), azure=_azure(env), **values)
     except ValidationError as error:
         hidden = (*_SECRETS, "airbyte_url")
         raise validation_error(error, where=f"{path} or {_PREFIX}*", hidden=hidden) from None
@@ -216,6 +236,8 @@ def load_settings(project_dir: Path, environ: dict[str, str] | None = None) -> S
         }
     )
     _refuse_overlap(settings)
+    if any(url.startswith("az://") for url in (settings.landing_url, settings.data_url)):
+        _expect_account(settings.azure)
     return settings
 
 
@@ -288,6 +310,33 @@ def _s3(env: dict[str, str]) -> S3:
     )
 
 
+def _azure(env: dict[str, str]) -> Azure:
+    """Of a connection string; of the other variables what it leaves out."""
+    pairs = env.get("AZURE_STORAGE_CONNECTION_STRING", "").split(";")
+    told = {key.strip(): value.strip() for key, _, value in (pair.partition("=") for pair in pairs)}
+    account = told.get("AccountName") or env.get("AZURE_STORAGE_ACCOUNT_NAME", "")
+    suffix = told.get("EndpointSuffix", "core.windows.net")
+    return Azure(
+        account_name=account,
+        account_key=_secret(told.get("AccountKey") or env.get("AZURE_STORAGE_ACCOUNT_KEY")),
+        sas_token=_secret(told.get("SharedAccessSignature") or env.get("AZURE_STORAGE_SAS_TOKEN")),
+        endpoint_url=told.get("BlobEndpoint", f"https://{account}.blob.{suffix}").rstrip("/"),
+    )
+
+
+def _expect_account(azure: Azure) -> None:
+    if not _ACCOUNT.fullmatch(azure.account_name):
+        raise ConfigError(
+            "az:// lies in a storage account, and no variable has a valid name of one",
+            hint="set AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME",
+        )
+    if not _BLOB_ENDPOINT.fullmatch(azure.endpoint_url):
+        raise ConfigError(
+            "the BlobEndpoint in AZURE_STORAGE_CONNECTION_STRING is not a host and a port",
+            hint="write BlobEndpoint=https://host:port, and keys as AccountKey= or SharedAccessSignature=",
+        )
+
+
 def _secret(value: str | None) -> SecretStr | None:
     return None if value is None else SecretStr(value)
 
@@ -313,18 +362,19 @@ def _absolute(key: str, url: str, root: Path) -> str:
     url = url.rstrip("/")
     if "@" in url:
         raise ConfigError(
-            f"{key} holds a key or a password", hint="set AWS_ACCESS_KEY_ID and its secret instead"
+            f"{key} holds a key or a password", hint="keys are for the AWS_* or AZURE_* variables"
         )
     scheme = url.partition("://")[0]
-    if scheme not in ("s3", "gs"):
+    if scheme not in ("s3", "gs", "az"):
         raise ConfigError(
             f"{key} {url!r}: lakeward knows no store of {scheme}://",
-            hint="use a folder, s3://bucket/prefix or gs://bucket/prefix",
+            hint="use a folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix",
         )
     if not _OBJECTS.fullmatch(url):
         raise ConfigError(
             f"{key} {url!r} is not written plainly",
-            hint="use a folder or s3://bucket/prefix, without .. and any of % ? # * [ ]",
+            hint="use a folder, s3://bucket/prefix or az://container/prefix, "
+            "without .. and any of % ? # * [ ]",
         )
     return url
 

@@ -183,10 +183,10 @@ def test_no_keys_and_keys_that_cannot_be_fetched_are_said(
 
 
 def test_a_store_nobody_knows_is_refused(lake: ScratchLake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LAKEWARD_LANDING_URL", "az://container/landing")
+    monkeypatch.setenv("LAKEWARD_LANDING_URL", "hdfs://namenode/landing")
     done = lake.cli("status", check=False)
     assert done.returncode == 2
-    assert "lakeward knows no store of az://" in done.stderr
+    assert "lakeward knows no store of hdfs://" in done.stderr
 
 
 def test_a_store_with_tls_is_believed_by_its_certificate_alone(

@@ -98,7 +98,7 @@ def urls(data: bytes) -> None:
     with suppress(ConfigError):
         found = load_settings(_folder(), {"LAKEWARD_LANDING_URL": landing, "LAKEWARD_DATA_URL": place})
         for url in (found.landing_url, found.data_url):
-            assert url.startswith("/" if "://" not in url else ("s3://", "gs://"))
+            assert url.startswith("/" if "://" not in url else ("s3://", "gs://", "az://"))
             assert ".." not in url.split("/")
 
 

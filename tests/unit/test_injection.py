@@ -319,6 +319,10 @@ def test_no_spelling_hides_that_landing_zone_and_data_path_contain_one_another(
         "s3://b/data?x",
         "s3://b/data#x",
         "s3://b/./data",
+        "az://acme.blob.core.windows.net/zone/landing",
+        "az://zone/a%2e",
+        "azure://zone/landing",
+        "abfss://zone/landing",
     ],
 )
 def test_a_landing_zone_is_written_plainly(tmp_path: Path, landing: str) -> None:

@@ -7,12 +7,12 @@ import duckdb
 import pytest
 
 from lakeward.attaching import extension_path
-from lakeward.complaints import is_conflict
-from lakeward.errors import LakewardError, WriterConflict
+from lakeward.complaints import as_lakeward_error, is_conflict
+from lakeward.errors import LakewardError, LandingError, WriterConflict
 from lakeward.sql import escape_glob, quote_identifier, quote_literal
 
 
-@pytest.mark.parametrize("name", ["ducklake", "postgres_scanner", "httpfs"])
+@pytest.mark.parametrize("name", ["ducklake", "postgres_scanner", "httpfs", "azure"])
 def test_extensions_load_from_their_wheels_with_duckdbs_signature_checked(name: str, tmp_path: Path) -> None:
     connect = duckdb.connect.__wrapped__  # type: ignore[attr-defined]  # the tests' own check nothing
     with connect() as con:
@@ -54,3 +54,11 @@ def test_both_ways_of_losing_a_race_are_recognised() -> None:
     )
     assert is_conflict("Invalid Input Error: lakeward: fence moved: another writer was faster")
     assert not is_conflict("Conversion Error: Could not convert string 'Transaction conflict' to INT32")
+
+
+def test_a_store_that_does_not_answer_duckdb_is_not_the_lakes_fault() -> None:
+    for said in (
+        "IO Error: Could not establish connection error for HTTP GET to 'http://127.0.0.1:9/lake/a.parquet'",
+        "Fail to get a new connection for: https://acme.blob.core.windows.net. Could not resolve hostname",
+    ):
+        assert isinstance(as_lakeward_error(said), LandingError)

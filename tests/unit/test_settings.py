@@ -101,6 +101,54 @@ def test_secrets_do_not_show(project: Path) -> None:
     assert "hush" not in repr(settings)
 
 
+AZURE = {"LAKEWARD_LANDING_URL": "az://zone/landing/", "LAKEWARD_DATA_URL": "az://zone/data"}
+
+
+def test_an_account_on_azure_is_said_apart_or_in_a_connection_string(project: Path) -> None:
+    apart = {"AZURE_STORAGE_ACCOUNT_NAME": "acme", "AZURE_STORAGE_ACCOUNT_KEY": "a2V5=="}
+    settings = load_settings(project, AZURE | apart)
+    assert settings.landing_url == "az://zone/landing"
+    assert settings.azure.endpoint_url == "https://acme.blob.core.windows.net"
+    one = "DefaultEndpointsProtocol=https;AccountName=acme;AccountKey=a2V5==;EndpointSuffix=core.windows.net"
+    assert load_settings(project, AZURE | {"AZURE_STORAGE_CONNECTION_STRING": one}).azure == settings.azure
+
+    portal = "BlobEndpoint=https://acme.blob.core.windows.net/;SharedAccessSignature=sv=1&sig=a%2Bb="
+    environ = {"AZURE_STORAGE_CONNECTION_STRING": portal, "AZURE_STORAGE_ACCOUNT_NAME": "acme"}
+    azure = load_settings(project, AZURE | environ).azure
+    assert azure.sas_token is not None
+    assert azure.sas_token.get_secret_value() == "sv=1&sig=a%2Bb="
+    assert (azure.endpoint_url, azure.account_key) == (settings.azure.endpoint_url, None)
+
+
+@pytest.mark.parametrize(
+    ("told", "remedy"),
+    [
+        ("", "AZURE_STORAGE_ACCOUNT_NAME"),
+        ("UseDevelopmentStorage=true", "AZURE_STORAGE_ACCOUNT_NAME"),
+        ("AccountName=a/b;AccountKey=aHVzaA==", "AZURE_STORAGE_ACCOUNT_NAME"),
+        ("AccountName=acme;BlobEndpoint=https://acme.example/?sv=1&sig=hush", "BlobEndpoint"),
+        ("AccountName=acme;BlobEndpoint=https://acme:hush@acme.example", "BlobEndpoint"),
+        ("AccountName=acme;EndpointSuffix=example/hush?", "BlobEndpoint"),
+    ],
+)
+def test_an_account_that_cannot_be_one_is_refused_where_azure_is_used(
+    project: Path, told: str, remedy: str
+) -> None:
+    environ = {"AZURE_STORAGE_CONNECTION_STRING": told}
+    load_settings(project, environ)
+    with pytest.raises(ConfigError, match=remedy) as caught:
+        load_settings(project, AZURE | environ)
+    assert "hush" not in str(caught.value)
+    assert "aHVzaA" not in str(caught.value)
+
+
+def test_azures_secrets_do_not_show(project: Path) -> None:
+    one = "AccountName=acme;AccountKey=aHVzaA==;SharedAccessSignature=sv=1&sig=hush"
+    settings = load_settings(project, AZURE | {"AZURE_STORAGE_CONNECTION_STRING": one})
+    for text in (repr(settings), settings.model_dump_json()):
+        assert not [secret for secret in ("aHVzaA", "hush") if secret in text]
+
+
 def test_the_project_is_found_from_the_root_and_from_inside(project: Path) -> None:
     for start in (project.parent, project, project / "dag"):
         assert find_project(start) == project
