@@ -32,7 +32,8 @@ CONTROL = "lakeward: a control run, undone"
 MISFIT = "does not fit the table's"  # in what the macros say of a value that would not survive its conversion
 
 # How DuckDB begins its errors when it could not get at the file, and when reading any file would fail.
-_UNREACHABLE = ("IO Error", "HTTP Error", "Connection Error", "Permission Error")
+# Without a beginning they are those of Azure's client, of a connection or an identity.
+_UNREACHABLE = ("IO Error", "HTTP Error", "Connection Error", "Permission Error", "")
 _NOBODYS = ("Out of Memory Error", "INTERNAL Error", "FATAL Error", "Binder Error", "Catalog Error")
 
 

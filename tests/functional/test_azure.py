@@ -15,6 +15,7 @@ from lakeward.attaching import StoreSecrets, extension_path
 from lakeward.lake import open_lake
 from lakeward.maintenance import maintain
 from lakeward.settings import load_settings
+from tests.faulty_proxy import FaultyProxy, always
 from tests.scratch import ScratchLake
 from tests.servers import AzureServer
 from tests.shop import Shop, struck_at
@@ -130,6 +131,28 @@ def test_blobs_of_odd_names_are_loaded(azure_lake: ScratchLake) -> None:
     azure_lake.cli("feed")
     assert [item for item, _ in azure_lake.table("int_shop__items")] == list(range(len(odd)))
     assert set(azure_lake.events()) == set(odd)
+
+
+@pytest.mark.parametrize("fault", ["500", "drop", "expired"])
+def test_blobs_that_azure_does_not_give_stay_pending(
+    azure_lake: ScratchLake, azure: AzureServer, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    azure_lake.add_stream("shop/items")
+    azure_lake.land("shop/items", 1, "a.parquet", range(10))
+    azure_lake.push()
+    right = azure.environment["AZURE_STORAGE_CONNECTION_STRING"]
+    with closing(FaultyProxy(azure.endpoint.removeprefix("http://").partition("/")[0])) as proxy:
+        proxy.plan = always(fault, r"GET /.*/landing/raw/.*\.parquet")
+        through = right.replace(azure.endpoint, f"{proxy.endpoint}/{azure.ACCOUNT}")
+        monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", through)
+        done = azure_lake.cli("feed", check=False)
+        assert proxy.met[fault]
+    assert done.returncode == 1
+    assert done.stderr.count("cannot be reached") == 1
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", right)
+    assert azure_lake.query("select event from meta.feeder_log where event = 'quarantined'") == []
+    azure_lake.cli("feed")
+    assert azure_lake.events() == ["a.parquet"]
 
 
 @pytest.mark.parametrize("by", ["variables", "sas token", "connection string with a sas token"])
