@@ -127,9 +127,9 @@ def doctor(
     with suppress(LakewardError):  # which it will tell itself
         project = open_project(Path.cwd(), parse=False)
     streams, manifest = (project.streams, project.manifest) if project else ([], Manifest(()))
-    problems = project.problems if project else []
+    problems, is_fresh = (project.problems, project.is_fresh) if project else ([], False)
     found = []
-    for finding in look(project_dir, streams, manifest, problems, deep=deep):
+    for finding in look(project_dir, streams, manifest, problems=problems, is_fresh=is_fresh, deep=deep):
         found.append(finding)
         for line in console.checkup_lines(finding) if not json else []:
             console.out.print(line, soft_wrap=True)

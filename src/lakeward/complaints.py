@@ -11,6 +11,11 @@ import duckdb
 from lakeward.errors import CatalogUnavailable, LakeError, LakewardError, LandingError, WriterConflict
 
 _KIND = re.compile(r"((?:[A-Za-z]+ )*Error|\w+Exception): ")
+# What DuckDB's Parquet reader says of a broken file without a kind before it.
+_BROKEN = re.compile(
+    r"don't know what type|invalid TType|Out of buffer|Failed to decompress|Input is invalid/unsupported GZIP"
+    r"|Payload value bigger than allowed|Decode bit width too large|Varint-decoding"
+)
 _AWAY = re.compile(r"[Cc]onnect|server closed|terminating|starting up|shutting down|recovery mode")
 _UNHEARD = re.compile(
     r"Could not (connect to server|establish connection) error for HTTP|Fail to get a new connection for: "
@@ -18,8 +23,9 @@ _UNHEARD = re.compile(
 # A commit that the catalog does not live to see fails without a word of why.
 _GONE = re.compile(r'server closed the connection|terminating connection|Failed to execute query "\w+": *$')
 _SHUT_OUT = re.compile(
-    r"password authentication failed|no password supplied|no pg_hba\.conf entry|certificate verify failed"
-    r'|(database|role) ".*" (does not exist|is not permitted)|permission denied for database'
+    r"no password supplied|certificate verify failed"
+    r"|FATAL:  (password authentication failed|no pg_hba\.conf entry|permission denied for database"
+    r'|(database|role) ".*" (does not exist|is not permitted))'
 )
 _REFUSED = re.compile(r"ERROR:  (cannot execute \w+ in a read-only transaction|permission denied for)")
 _QUOTED = re.compile(r'Failed to execute query ".*": (?=ERROR)', re.DOTALL)
@@ -36,12 +42,15 @@ def translated() -> Iterator[None]:
 
 def as_lakeward_error(message: str) -> LakewardError:
     line = first_line(message)
+    shut_out = next((said for said in message.splitlines() if _SHUT_OUT.search(said)), None)
     if is_conflict(message):
         return WriterConflict(line)
     if _UNHEARD.search(line):
         return LandingError(line, hint="does the object store answer? nothing was marked as done")
-    if _SHUT_OUT.search(line):
-        return LakeError(line, hint="mend LAKEWARD_CATALOG_URL, or what the server lets in (pg_hba.conf)")
+    if shut_out is not None:  # by one of its addresses or hosts; others may not answer at all
+        return LakeError(
+            shut_out.strip(), hint="mend LAKEWARD_CATALOG_URL, or what the server lets in (pg_hba.conf)"
+        )
     if error_kind(message) in ("IO Error", "TransactionContext Error") and _AWAY.search(line):
         return CatalogUnavailable(line, hint="is its Postgres up? nothing was marked as done")
     if _REFUSED.search(line):
@@ -50,9 +59,14 @@ def as_lakeward_error(message: str) -> LakewardError:
 
 
 def error_kind(message: str) -> str:
-    """`Conversion Error`: how DuckDB begins a message. Empty when it does not; never words of the data."""
+    """`Conversion Error`: how DuckDB begins a message; never words of the data.
+
+    `Parquet Error`, which is our word: of a broken file, where DuckDB has none. Else empty.
+    """
     found = _KIND.match(message.lstrip())
-    return found[1] if found else ""
+    if found is None:
+        return "Parquet Error" if _BROKEN.match(message.lstrip()) else ""
+    return found[1]
 
 
 def is_conflict(message: str) -> bool:

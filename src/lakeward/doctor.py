@@ -48,13 +48,14 @@ def doctor(
     project_dir: Path,
     streams: Sequence[Stream],
     manifest: Manifest,
-    problems: Sequence[str],
     *,
+    problems: Sequence[str],
+    is_fresh: bool,
     deep: bool = False,
 ) -> Iterator[Checkup]:
     """One finding after the other, as each is made; one that fails keeps back only those that need it.
 
-    problems: of the project's files.
+    problems: of the project's files. is_fresh: is the manifest made from them as they are?
     deep: also every file that the catalog names, and every landed file. Costs a listing of both places.
     """
     yield _versions()
@@ -66,6 +67,8 @@ def doctor(
     yield Checkup("settings", "ok", f"{project_dir / 'lakeward.toml'} and LAKEWARD_*")
     if problems:
         yield Checkup("project", "failed", "; ".join(problems), "lakeward check")
+    elif not is_fresh:
+        yield Checkup("project", "skipped", "dbt has not parsed its files as they are: lakeward check")
     else:
         yield Checkup("project", "ok", f"{len(streams)} streams, {len(manifest.models)} models")
     yield from _tried("extensions", lambda: _extensions(settings))

@@ -32,8 +32,7 @@ CONTROL = "lakeward: a control run, undone"
 MISFIT = "does not fit the table's"  # in what the macros say of a value that would not survive its conversion
 
 # How DuckDB begins its errors when it could not get at the file, and when reading any file would fail.
-# Without a beginning they are those of Azure's client, of a connection or an identity.
-_UNREACHABLE = ("IO Error", "HTTP Error", "Connection Error", "Permission Error", "")
+_UNREACHABLE = ("IO Error", "HTTP Error", "Connection Error", "Permission Error")
 _NOBODYS = ("Out of Memory Error", "INTERNAL Error", "FATAL Error", "Binder Error", "Catalog Error")
 
 
@@ -222,6 +221,8 @@ def _culprit(landing: Landing, file: LandedFile, error: LakeError) -> Inspection
     if landing.head(file.path) is None:
         return Inspection(vanished=(file,))
     kind = error_kind(error.message)
+    if not kind and landing.url("").startswith("az://"):  # Azure's client has words of its own
+        kind = "Connection Error"
     if kind in _UNREACHABLE:
         return Inspection(unreachable=((file, error.message),))
     if kind in _NOBODYS:

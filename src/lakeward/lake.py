@@ -19,7 +19,7 @@ from lakeward.attaching import (
     running_catalog,
     setup_lock,
 )
-from lakeward.complaints import translated
+from lakeward.complaints import as_lakeward_error, translated
 from lakeward.errors import ConfigError
 from lakeward.settings import LAKE, Settings
 from lakeward.sql import quote_literal
@@ -41,14 +41,18 @@ class Lake:
             return self.con.execute(sql, parameters).fetchall()
 
     def records(self, sql: str) -> tuple[list[str], list[Row]]:
-        """Column names and rows of a statement a person typed. Raises ConfigError with DuckDB's words."""
+        """Column names and rows of a statement a person typed.
+
+        Raises ConfigError with DuckDB's words, or that the store or the catalog did not answer.
+        """
         try:
             result = self.con.execute(sql)
             if self.con.description is None:
                 raise ConfigError("no statement was given", hint='lakeward sql "select 1"')
             return [column[0] for column in result.description], result.fetchall()
         except duckdb.Error as error:
-            raise ConfigError(str(error), hint="mend the statement") from error
+            known = as_lakeward_error(str(error))
+            raise known if known.transient else ConfigError(str(error), hint="mend the statement") from error
 
     def files(self) -> dict[str, int]:
         """Every data and delete file of every snapshot there is, with its size in bytes.

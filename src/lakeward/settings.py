@@ -35,7 +35,7 @@ _OBJECTS = re.compile(
 )
 _ACCOUNT = re.compile(r"[a-z0-9]{3,24}", re.ASCII)
 # A path is an emulator's; keys in it would be shown.
-_BLOB_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[a-z0-9]+)?", re.ASCII)
+_BLOB_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.-]+(:(?P<port>[0-9]{1,5}))?(/[a-z0-9]+)?", re.ASCII)
 
 
 class S3(BaseModel):
@@ -316,10 +316,13 @@ def _azure(env: dict[str, str]) -> Azure:
     told = {key.strip(): value.strip() for key, _, value in (pair.partition("=") for pair in pairs)}
     account = told.get("AccountName") or env.get("AZURE_STORAGE_ACCOUNT_NAME", "")
     suffix = told.get("EndpointSuffix", "core.windows.net")
+    key, token = told.get("AccountKey"), told.get("SharedAccessSignature")
+    if not key and not token:
+        key, token = env.get("AZURE_STORAGE_ACCOUNT_KEY"), env.get("AZURE_STORAGE_SAS_TOKEN")
     return Azure(
         account_name=account,
-        account_key=_secret(told.get("AccountKey") or env.get("AZURE_STORAGE_ACCOUNT_KEY")),
-        sas_token=_secret(told.get("SharedAccessSignature") or env.get("AZURE_STORAGE_SAS_TOKEN")),
+        account_key=_secret(key),
+        sas_token=_secret(token),
         endpoint_url=told.get("BlobEndpoint", f"https://{account}.blob.{suffix}").rstrip("/"),
     )
 
@@ -330,10 +333,17 @@ def _expect_account(azure: Azure) -> None:
             "az:// lies in a storage account, and no variable has a valid name of one",
             hint="set AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME",
         )
-    if not _BLOB_ENDPOINT.fullmatch(azure.endpoint_url):
+    endpoint = _BLOB_ENDPOINT.fullmatch(azure.endpoint_url)
+    if endpoint is None or int(endpoint["port"] or 0) >= 2**16:
         raise ConfigError(
             "the BlobEndpoint in AZURE_STORAGE_CONNECTION_STRING is not a host and a port",
             hint="write BlobEndpoint=https://host:port, and keys as AccountKey= or SharedAccessSignature=",
+        )
+    host = f"https://{azure.account_name}."
+    if not (azure.account_key or azure.sas_token or azure.endpoint_url.startswith(host)):
+        raise ConfigError(
+            f"an identity is asked for at {host}… alone, and BlobEndpoint is another",
+            hint="set a key or a token, or leave out BlobEndpoint",
         )
 
 
@@ -350,8 +360,7 @@ def _absolute(key: str, url: str, root: Path) -> str:
         host, _, path = url.removeprefix("file://").partition("/")
         if host not in ("", "localhost"):
             raise ConfigError(
-                f"{key} {url!r} names a folder of another machine",
-                hint="write file:///path, or the path alone",
+                f"{key} names a folder of another machine", hint="write file:///path, or the path alone"
             )
         url = unquote(f"/{path}")
     if "://" not in url:

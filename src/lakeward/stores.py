@@ -114,18 +114,18 @@ class Objects:
     def _pages_of_any_key(self, s3: Access, prefix: str, first: str | None) -> Iterator[list[LandedFile]]:
         """obstore lists nothing of a page with a key it has no path for: those are named after the rest."""
         troubles = []
-        pages = s3.client().get_paginator("list_objects_v2")
-        after = {} if first is None else {"StartAfter": f"{self._root}{first}"}
-        for answer in pages.paginate(Bucket=self._bucket, Prefix=f"{self._root}{prefix}", **after):
+        after = None if first is None else f"{self._root}{first}"
+        for objects in s3.keys_below(self._bucket, f"{self._root}{prefix}", after):
             page = []
-            for found in answer.get("Contents", []):
-                path = found["Key"].removeprefix(self._root)
+            for key, etag, size in objects:
+                path = key.removeprefix(self._root)
                 if _PATH.fullmatch(path):
-                    page.append(_landed_file(path, found["ETag"], found["Size"]))
-                elif path.endswith(".parquet"):
+                    page.append(_landed_file(path, etag, size))
+                elif is_landed_name(path):
                     troubles.append(f"{path!r} has a name that is no path: rename it")
             yield page
-        raise OSError("; ".join(troubles[:_SHOWN]))
+        if troubles:
+            raise OSError("; ".join(troubles[:_SHOWN]))
 
     def head(self, path: str) -> LandedFile | None:
         try:

@@ -6,7 +6,6 @@ extract.py has the way from its words to landed files.
 from __future__ import annotations
 
 import fcntl
-import gc
 import json
 import shutil
 import time
@@ -195,7 +194,6 @@ def sync(
     """
     started, began = datetime.now(UTC), time.monotonic()
     log = SyncLog(lake, job.source.name, int(started.timestamp() * 1_000_000))
-    gc.freeze()  # what is there by now stays: with every so many records all of it would be searched again
     with alone(job.source, settings) as folder:
         try:
             extractions, rejected, error = _extract(

@@ -92,6 +92,36 @@ def test_pages_that_cannot_be_decoded_are_found_by_halving(lake: ScratchLake) ->
     assert runs[0][0] <= 5  # 8 + 4 + 2 + 1 files, or fewer: every half that is sound is loaded at once
 
 
+def test_a_broken_file_of_which_duckdb_says_no_kind_is_quarantined_alone(lake: ScratchLake) -> None:
+    """One byte, in the footer of one file and in a page of another."""
+    lake.add_stream("shop/items")
+    lake.land("shop/items", 1, "good.parquet", range(10))
+    pages = lake.land("shop/items", 2, "pages.parquet", range(10, 500))
+    footer = lake.land("shop/items", 3, "footer.parquet", range(10, 20))
+    whole = pages.read_bytes()
+    length = 8 + int.from_bytes(whole[-8:-4], "little")
+    spoil(pages, range(4, len(whole) - length))
+    spoil(footer, range(len(footer.read_bytes()) - length + 40, len(footer.read_bytes()) - 8))
+    report = lake.feed()["shop/items"]
+    assert names(report.quarantined) == {"pages.parquet", "footer.parquet"}
+    assert (report.failed, len(ids(lake))) == (False, 10)
+
+
+def spoil(path: Path, places: range) -> None:
+    """The first byte there of which DuckDB complains with words that have no kind."""
+    whole = path.read_bytes()
+    with duckdb.connect() as con:
+        con.execute("set enable_external_file_cache = false")  # it goes by the file's time
+        for place in places:
+            path.write_bytes(whole[:place] + b"\x0e" + whole[place + 1 :])
+            try:
+                con.execute("select id from read_parquet(?)", [str(path)]).fetchall()
+            except duckdb.Error as error:
+                if "Error: " not in str(error) and "Exception: " not in str(error):
+                    return
+    raise AssertionError("none")
+
+
 def test_a_value_cannot_pass_for_an_error_of_the_machine(lake: ScratchLake) -> None:
     """Messages are told apart by DuckDB's words, not by the data's."""
     lake.add_stream("shop/items", model=MODEL.replace("'$.amount' as double", "'$.word' as int"))

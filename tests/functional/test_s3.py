@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lakeward.credentials import access
+from lakeward.errors import LandingError
 from lakeward.landing import open_landing
 from tests.scratch import ScratchLake
 from tests.servers import PostgresServer, S3Server
@@ -75,29 +77,59 @@ def test_two_streams_fed_twice_and_refreshed_on_s3_and_a_network_postgres(
     assert any("data/main/" in meta["path"] for page in store.list() for meta in page)
 
 
+def test_a_store_that_is_away_is_no_fault_of_the_statement(
+    team_lake: ScratchLake, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    team_lake.add_stream("shop/items")
+    path = team_lake.land("shop/items", 1, "a.parquet", range(100))
+    s3.store(team_lake.root.name).put(f"landing/{path.relative_to(team_lake.landing)}", path)
+    team_lake.cli("feed")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    away = team_lake.cli("sql", "from int_shop__items", check=False)
+    assert away.returncode == 1
+    assert "does the object store answer?" in away.stderr
+    wrong = team_lake.cli("sql", "from nowhere", check=False)
+    assert wrong.returncode == 2
+    assert "mend the statement" in wrong.stderr
+
+
 def test_a_key_that_is_no_path_stops_no_other(
     team_lake: ScratchLake, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lake = team_lake
+    import botocore.session
+
+    lake, store = team_lake, s3.store(team_lake.root.name)
+    client: Any = botocore.session.Session().create_client(
+        "s3", "us-east-1", endpoint_url=os.environ["AWS_ENDPOINT_URL"]
+    )
+    folder = f"{lake.root.name}/landing/raw/shop/items/year=2026/month=11/day=01"
+
+    def upload(stream: str, name: str, keys: range) -> None:
+        path = lake.land(stream, 1, name, keys, word="a")
+        store.put(f"landing/{path.relative_to(lake.landing)}", path)
+
     for stream in ("shop/items", "shop/things"):
         lake.add_stream(stream)
-        path = lake.land(stream, 1, "a.parquet", range(10), word="a")
-        s3.store(lake.root.name).put(f"landing/{path.relative_to(lake.landing)}", path)
-    settings = lake.project().settings
-    client = access(settings, settings.landing_url).client()
-    folder = f"{lake.root.name}/landing/raw/shop/items/year=2026/month=11/day=01"
-    for odd in ("\x01.parquet", "z\n.parquet", "z\n.crc"):
+        upload(stream, "a.parquet", range(5))
+    client.put_object(Bucket=S3Server.BUCKET, Key=f"{folder}/z\n.crc", Body=b"")
+    lake.cli("feed")  # what is never fed is nobody's fault
+    upload("shop/items", "b.parquet", range(5, 10))
+    for odd in ("\x01.parquet", "z\n.parquet-1"):
         client.put_object(Bucket=S3Server.BUCKET, Key=f"{folder}/{odd}", Body=b"")
     done = lake.cli("feed", check=False)
     assert done.returncode == 1
     assert r"day=01/\x01.parquet' has a name that is no path: rename it" in done.stderr
-    assert r"day=01/z\n.parquet' has" in done.stderr
+    assert r"day=01/z\n.parquet-1' has" in done.stderr
     assert ".crc" not in done.stderr
-    for model in ("int_shop__items", "int_shop__things"):
-        assert lake.table(model) == [(i, "a") for i in range(10)]
-    for odd in ("\x01.parquet", "z\n.parquet", "z\n.crc"):
+    assert lake.table("int_shop__items") == [(i, "a") for i in range(10)]
+    assert lake.table("int_shop__things") == [(i, "a") for i in range(5)]
+    for odd in ("\x01.parquet", "z\n.parquet-1", "z\n.crc"):
         client.delete_object(Bucket=S3Server.BUCKET, Key=f"{folder}/{odd}")
     assert "nothing pending" in lake.cli("feed").stdout, "an identity is one, whoever lists"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    settings = lake.project().settings
+    with pytest.raises(LandingError, match="cannot list s3://lake/"):
+        [*access(settings, settings.landing_url).keys_below("lake", "", None)]
 
 
 def test_a_listing_from_a_day_on_misses_nothing(team_lake: ScratchLake, s3: S3Server) -> None:

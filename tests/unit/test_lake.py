@@ -7,7 +7,7 @@ import duckdb
 import pytest
 
 from lakeward.attaching import extension_path
-from lakeward.complaints import as_lakeward_error, is_conflict
+from lakeward.complaints import as_lakeward_error, error_kind, is_conflict
 from lakeward.errors import LakewardError, LandingError, WriterConflict
 from lakeward.sql import escape_glob, quote_identifier, quote_literal
 
@@ -33,6 +33,27 @@ def test_duckdb_reads_escaped_names_as_themselves(tmp_path: Path) -> None:
             con.execute(f"copy (select 1 as a) to {quote_literal(path)} (format parquet)")
             read = f"select filename from read_parquet([{quote_literal(escape_glob(path))}], filename=true)"
             assert con.execute(read).fetchall() == [(path,)]
+
+
+@pytest.mark.parametrize("said", ["don't know what type: \x0e", "Out of buffer", "invalid TType"])
+def test_a_broken_file_is_told_by_words_without_a_kind(said: str) -> None:
+    assert error_kind(said) == "Parquet Error"
+    assert error_kind(f"a value: {said}") == ""
+
+
+def test_who_shuts_us_out_is_told_whoever_else_does_not_answer() -> None:
+    """localhost is two addresses, and a catalog may have several hosts."""
+    head = 'IO Error: Unable to connect to Postgres at "": '
+    away = f'{head}connection to server at "localhost" (::1), port 5432 failed: Connection refused'
+    shut = 'connection to server at "localhost" (127.0.0.1), port 5432 failed: FATAL:  '
+    error = as_lakeward_error(
+        f'{away}\n\tIs the server running?\n{shut}password authentication failed for user "x"'
+    )
+    assert not error.transient
+    assert "password authentication failed" in error.message
+    assert as_lakeward_error(away).transient
+    lacking = as_lakeward_error("Invalid Input Error: ERROR:  permission denied for database lake")
+    assert "deploy/roles.sql" in str(lacking)
 
 
 def test_identifiers_are_quoted() -> None:

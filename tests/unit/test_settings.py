@@ -71,8 +71,9 @@ def test_a_folder_may_be_a_file_url(project: Path, url: str) -> None:
 
 
 def test_a_folder_of_another_machine_is_refused(project: Path) -> None:
-    with pytest.raises(ConfigError, match="landing_url 'file://nas/landing' names a folder of another"):
-        load_settings(project, {"LAKEWARD_LANDING_URL": "file://nas/landing"})
+    with pytest.raises(ConfigError, match="landing_url names a folder of another") as caught:
+        load_settings(project, {"LAKEWARD_LANDING_URL": "file://me:hush@nas/landing"})
+    assert "hush" not in str(caught.value)
 
 
 def test_a_secret_is_set_once(project: Path, tmp_path: Path) -> None:
@@ -118,6 +119,8 @@ def test_an_account_on_azure_is_said_apart_or_in_a_connection_string(project: Pa
     assert azure.sas_token is not None
     assert azure.sas_token.get_secret_value() == "sv=1&sig=a%2Bb="
     assert (azure.endpoint_url, azure.account_key) == (settings.azure.endpoint_url, None)
+    left_over = environ | {"AZURE_STORAGE_ACCOUNT_KEY": "a2V5=="}
+    assert load_settings(project, AZURE | left_over).azure == azure
 
 
 @pytest.mark.parametrize(
@@ -129,6 +132,8 @@ def test_an_account_on_azure_is_said_apart_or_in_a_connection_string(project: Pa
         ("AccountName=acme;BlobEndpoint=https://acme.example/?sv=1&sig=hush", "BlobEndpoint"),
         ("AccountName=acme;BlobEndpoint=https://acme:hush@acme.example", "BlobEndpoint"),
         ("AccountName=acme;EndpointSuffix=example/hush?", "BlobEndpoint"),
+        ("AccountName=acme;AccountKey=aHVzaA==;BlobEndpoint=http://acme.example:65536", "BlobEndpoint"),
+        ("AccountName=acme;BlobEndpoint=https://10.0.0.5", "BlobEndpoint"),
     ],
 )
 def test_an_account_that_cannot_be_one_is_refused_where_azure_is_used(
