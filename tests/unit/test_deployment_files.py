@@ -86,6 +86,14 @@ def test_every_service_is_watched_and_restarted_and_none_is_open_to_the_world() 
         assert not service["image"].endswith(":latest"), name
 
 
+def test_a_service_of_ours_has_minutes_to_start_on_a_busy_machine() -> None:
+    """Code server and daemon need many seconds of a processor, and so does each check: it imports Dagster."""
+    for name, service in of_our_image().items():
+        check = service["healthcheck"]
+        assert (check["start_period"], check["timeout"]) == ("5m", "1m"), name
+        assert int(check["start_interval"].removesuffix("s")) <= 10, name
+
+
 def test_the_image_is_run_by_nobody_who_could_change_it() -> None:
     assert set(of_our_image()) == {"code", "webserver", "daemon"}
     for service in of_our_image().values():
