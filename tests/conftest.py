@@ -20,7 +20,7 @@ from tests.scratch import SETTING, ScratchLake, remove_catalog, scratch_lake
 from tests.servers import SETTINGS, PostgresServer, S3Server
 
 settings.register_profile("usual", deadline=None)  # a slow machine is no failure
-settings.register_profile("all", deadline=None, max_examples=2500)  # `make test-all`
+settings.register_profile("all", deadline=None, max_examples=1000)  # `make test-all`
 settings.load_profile("usual")
 
 trust_extensions()

@@ -75,6 +75,7 @@ class Arrival(RuleBasedStateMachine):
             self.feed()
 
 
+@pytest.mark.timeout(3600)  # forty of them in `make test-all`
 def test_any_arrival_ends_in_the_same_table(world: World) -> None:
     Arrival.world = world
     profile = settings.default
