@@ -199,6 +199,21 @@ MUTANTS = [
         _F + 'test_faults.py -k "lists_nothing and expired"',
     ),
     Mutant(
+        "a broken file of which DuckDB says no kind stops its model", "src/lakeward/complaints.py",
+        'return "Parquet Error" if _BROKEN', 'return "" if _BROKEN',
+        _F + "test_broken_input.py -k no_kind",
+    ),
+    Mutant(
+        "a key that is no path stops its stream", "src/lakeward/stores.py",
+        "if self._s3 is None:", "if True:",
+        _F + "test_s3.py -k no_path",
+    ),
+    Mutant(
+        "who is shut out counts as an outage", "src/lakeward/complaints.py",
+        "if shut_out is not None:", "if False:",
+        "tests/unit/test_lake.py -k shuts_us_out",
+    ),
+    Mutant(
         "DuckDB is impatient", "src/lakeward/attaching.py",
         "http_retries = 5", "http_retries = 3",
         _F + 'test_faults.py -k "moment and 503"',
