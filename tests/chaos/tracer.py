@@ -175,8 +175,11 @@ def install(trace: str, strike: dict[str, Any] | None = None) -> None:
 
 
 def kill_postgres(data: Path) -> None:
-    """SIGKILL to the server that runs on this data folder, and to all its children."""
-    pid = int((data / "postmaster.pid").read_text().split()[0])
+    """SIGKILL to the server that runs on this data folder, and to all its children, if it has not ended."""
+    try:
+        pid = int((data / "postmaster.pid").read_text().split()[0])
+    except FileNotFoundError:
+        return
     family = [pid]
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
