@@ -267,10 +267,15 @@ class S3Server:
                 assert time.monotonic() < deadline, f"seaweedfs does not give {keys[-1]}"
 
     def _wait(self) -> None:
+        """It calls itself healthy before its bucket is there."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             assert self._server.poll() is None, "seaweedfs ended"
-            with suppress(OSError), urllib.request.urlopen(f"{self.endpoint}/healthz", timeout=1):
+            with (
+                suppress(OSError, BaseError),
+                urllib.request.urlopen(f"{self.endpoint}/healthz", timeout=1),
+            ):
+                next(iter(self.store("").list()), None)
                 return
             time.sleep(0.2)
         raise AssertionError("seaweedfs did not become ready")
