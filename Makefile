@@ -16,7 +16,7 @@ demo: $(UV) ## Install what the main job needs, land sample syncs, feed them, bu
 test: install lint ## Lint, types, import contract, all tests
 	.venv/bin/pytest
 
-test-all: install lint ## All of it longer and in every setting, 200 schedules of kills, ten minutes of load; about three hours
+test-all: install lint ## All of it longer and in every setting, 200 schedules of kills, ten minutes of load; about four hours
 	.venv/bin/python -m tests.everything $(PARTS)
 
 chaos: install ## Kill lakeward, its Postgres or its S3 server at N seeded points and compare with an oracle: make chaos SEED=1 N=60

@@ -76,9 +76,23 @@ def struck_at(shop: Shop, step: int, number: int = signal.SIGKILL) -> bool:
     """Does the sync get as far as that step? It gets a signal there, and ends by it."""
     options = {"step": step, "checkpoint_seconds": 0, "number": number}
     struck = shop.sync(before="tests.hooks:strike_sync_at", options=options)
-    assert struck.returncode in {0, {9: -9, 2: 130, 15: 143}[number]}
+    assert struck.returncode in {0, {9: -9, 2: 130, 15: 143}[number]}, struck.stderr
     assert "Traceback" not in struck.stderr
     return struck.returncode != 0
+
+
+def expect_once_however_often_killed(shop: Shop) -> None:
+    """Syncs, each killed at another step and run again, then a feed: every record is a row, once."""
+    until = 0
+    for step in (9, 15, 22):
+        until += 25
+        shop.says(streams={"items": until, "notes": until})
+        struck_at(shop, step)
+        assert shop.sync().returncode == 0
+    shop.lake.cli("feed")
+    for stream in ("items", "notes"):
+        counted = f"select count(*), count(distinct item_id) from int_shop__{stream}"
+        assert shop.lake.query(counted) == [(until, until)]
 
 
 def wait_for(happened: Callable[[], object]) -> None:

@@ -18,7 +18,7 @@ from lakeward.settings import load_settings
 from tests.faulty_proxy import FaultyProxy, always
 from tests.scratch import ScratchLake
 from tests.servers import AzureServer
-from tests.shop import Shop, struck_at
+from tests.shop import Shop, expect_once_however_often_killed
 
 MART = "{{ config(tags=['enriched'], materialized='table') }} select word, count(*) as items "
 MART += "from {{ ref('int_shop__items') }} group by word"
@@ -100,17 +100,7 @@ def test_maintain_deletes_on_azure_what_no_snapshot_knows_and_nothing_else(
 def test_a_sync_lands_on_azure_once_however_often_it_is_killed(
     azure_lake: ScratchLake, azure: AzureServer
 ) -> None:
-    shop = Shop(azure_lake)
-    until = 0
-    for step in (9, 15, 22):
-        until += 25
-        shop.says(streams={"items": until, "notes": until})
-        struck_at(shop, step)
-        assert shop.sync().returncode == 0
-    azure_lake.cli("feed")
-    for stream in ("items", "notes"):
-        counted = f"select count(*), count(distinct item_id) from int_shop__{stream}"
-        assert azure_lake.query(counted) == [(until, until)]
+    expect_once_however_often_killed(Shop(azure_lake))
     store = azure.store(azure_lake.root.name)
     assert [meta["path"] for page in store.list("landing/staging") for meta in page] == []
 

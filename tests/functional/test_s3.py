@@ -16,7 +16,7 @@ from lakeward.errors import LandingError
 from lakeward.landing import open_landing
 from tests.scratch import ScratchLake
 from tests.servers import PostgresServer, S3Server
-from tests.shop import Shop, struck_at
+from tests.shop import Shop, expect_once_however_often_killed
 
 
 @pytest.fixture(scope="module")
@@ -188,16 +188,6 @@ def test_a_wrong_secret_is_an_error_that_moves_nothing(
 
 
 def test_a_sync_lands_on_s3_once_however_often_it_is_killed(team_lake: ScratchLake, s3: S3Server) -> None:
-    shop = Shop(team_lake)
-    until = 0
-    for step in (9, 15, 22):
-        until += 25
-        shop.says(streams={"items": until, "notes": until})
-        struck_at(shop, step)
-        assert shop.sync().returncode == 0
-    team_lake.cli("feed")
-    for stream in ("items", "notes"):
-        counted = f"select count(*), count(distinct item_id) from int_shop__{stream}"
-        assert team_lake.query(counted) == [(until, until)]
+    expect_once_however_often_killed(Shop(team_lake))
     left = [meta["path"] for page in s3.store(team_lake.root.name).list("landing/staging") for meta in page]
     assert left == []
