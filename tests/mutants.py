@@ -259,6 +259,16 @@ MUTANTS = [
         _F + "test_s3.py -k misses_nothing",
     ),
     Mutant(
+        "a turn has no end", "src/lakeward/attempt.py",
+        "if left and time.monotonic() >= until:", "if False:",
+        _F + "test_workers.py -k turn",
+    ),
+    Mutant(
+        "what a turn leaves is taken for loaded", "src/lakeward/feed.py",
+        "not report.failed and not report.left and", "not report.failed and",
+        _F + "test_workers.py -k turn_by_turn",
+    ),
+    Mutant(
         "a killed worker takes its streams with it", "src/lakeward/workers.py",
         "unfinished.append(job)", "pass",
         _F + "test_workers.py",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -50,7 +52,7 @@ _CONTROLS = 20  # loaded files whose footers are read to find one like a suspect
 class FeedReport:
     """What one feed of one stream did. `errors` by model, or by stream for what concerns all of them.
 
-    Nothing is left pending when it did not fail.
+    Nothing is left pending when it did not fail and its turn was long enough.
     """
 
     stream: str
@@ -60,6 +62,7 @@ class FeedReport:
     bytes: int = 0
     seconds: float = 0.0
     conflicts: int = 0
+    left: int = 0  # files that stay pending because its turn was over
     refreshed_by: str | None = None  # a refresh is under way: the stream was left alone
     quarantined: dict[str, str] = field(default_factory=dict)
     unreachable: dict[str, str] = field(default_factory=dict)
@@ -129,9 +132,12 @@ class Attempt:
         self._proved: set[tuple[str, object]] = set()  # a model and the columns of a file it loaded just now
         self._loaded: dict[str, Inspected] = {}  # of the batch at hand, by any model
 
-    def load(self, files: Sequence[LandedFile]) -> None:
-        """Never raises for what one model or file did wrong: that stands in the report."""
-        limits = self._limits()
+    def load(self, files: Sequence[LandedFile], until: float = math.inf) -> None:
+        """Never raises for what one model or file did wrong: that stands in the report.
+
+        until: of the monotonic clock; the batch that goes beyond it is the last.
+        """
+        limits, left = self._limits(), len(files)
         if not files:
             self._settle(self._live(), [])
         for window in _windows(files, limits.max_files):
@@ -150,9 +156,14 @@ class Attempt:
             self._report.hidden_columns = sorted({*self._report.hidden_columns, *hidden_columns(own)})
             batches = plan_batches(found.readable, limits)
             of = self._report.batches + len(batches)
+            left -= len(window) - len(found.readable)
             for batch in batches:
                 if self._live():
                     self._load_batch(batch, of)
+                left -= len(batch)
+                if left and time.monotonic() >= until:
+                    self._report.left = left
+                    return
 
     def _load_batch(self, batch: Sequence[Inspected], of: int) -> None:
         started = datetime.now(UTC)

@@ -149,6 +149,8 @@ def report_lines(report: FeedReport) -> list[str]:
     lines += [f"{report.stream}: {path} cannot be reached: {why}" for path, why in report.unreachable.items()]
     if report.refreshed_by is not None:
         lines.append(f"{report.stream}: left alone, being refreshed by {report.refreshed_by}")
+    if report.left:
+        lines.append(f"{report.stream}: {report.left:,} files wait for its next turn")
     if report.conflicts:
         lines.append(f"{report.stream}: another writer was faster; started over {report.conflicts} time(s)")
     lines += [f"{report.stream}: {model}: {error}" for model, error in report.errors.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -87,12 +88,14 @@ def feed(
     found: Found | None = None,
     *,
     beside: bool = False,
+    turn: float = math.inf,
 ) -> FeedReport:
     """Load what is pending, batch by batch, oldest partition first.
 
     models: all of the stream's. found: what `pending` answered for the stream just now, if it was asked.
     beside: the models are a refresh's tables beside the stream's own. Then everything that landed is looked
     at, and what is loaded says nothing of the stream's own models.
+    turn: seconds after which no batch is begun; what is left stays pending.
 
     Each batch of each model commits its rows and its ledger events in one snapshot, or neither. Another
     writer's commit makes this one read the ledger again and start over. Never raises for what one
@@ -100,9 +103,9 @@ def feed(
     Raises LandingError or LakeError when the store or the catalog is away.
     """
     report = FeedReport(stream.id)
-    started = datetime.now(UTC)
+    started, until = datetime.now(UTC), time.monotonic() + turn
     try:
-        known = _load(stream, models, tools, found, report, beside=beside)
+        known = _load(stream, models, tools, found, report, beside=beside, until=until)
     except LakewardError as error:
         with suppress(LakeError):  # the catalog may be what is away
             for model in models:
@@ -125,6 +128,7 @@ def _load(
     report: FeedReport,
     *,
     beside: bool,
+    until: float,
 ) -> dict[str, str | None]:
     """Attempt after attempt; returns the errors that the ledger already knows, by model."""
     fit = {model.name: model for model in models if model.unfit is None}
@@ -145,7 +149,7 @@ def _load(
             if _has_work(stream, reading, files):
                 with tools.transform() as transform:
                     tag = stream.tag if len(fit) == len(models) and not beside else None
-                    Attempt(stream, fit, reading, tools, transform, report, tag=tag).load(files)
+                    Attempt(stream, fit, reading, tools, transform, report, tag=tag).load(files, until)
             break
         except WriterConflict as conflict:
             report.conflicts += 1
@@ -155,7 +159,7 @@ def _load(
         report.errors |= dict.fromkeys(fit, f"gave up after {_ATTEMPTS} attempts: {lost}")
     elif found.error is not None:
         report.errors[stream.id] = found.error
-    elif not report.failed and not beside:
+    elif not report.failed and not report.left and not beside:
         for gone in outdated(stream, [*fit], tools.lake, tools.landing):
             with suppress(WriterConflict):  # the next feed does it
                 report.replaced[gone.model] = leave(stream, gone, tools.lake, tools.landing)

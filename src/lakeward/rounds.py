@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from lakeward.streams import Stream
     from lakeward.sync import Chosen
 
+TURN_SECONDS = 120.0  # of a stream, watching: others want theirs too
 _WATCH_SECONDS = 5
 _REST_SECONDS, _REST_SECONDS_AT_MOST = 10.0, 600.0
 
@@ -186,9 +188,15 @@ def _into(log: Path, opened: ExitStack) -> Callable[[str], None]:
 
 
 def feed(
-    streams: Sequence[Stream], project: Project, tools: Tools, rest: Rest, *, reconcile: bool = False
+    streams: Sequence[Stream],
+    project: Project,
+    tools: Tools,
+    rest: Rest,
+    *,
+    reconcile: bool = False,
+    turn: float = math.inf,
 ) -> Outcome:
-    """Feed the streams; what each found out is said on stderr as it finishes."""
+    """Feed the streams, each for `turn` seconds; what each found out is said on stderr as it finishes."""
     jobs = project.manifest.jobs(streams)
     tasks: dict[str, object] = {}
     reports = []
@@ -198,7 +206,7 @@ def feed(
         return rest.is_over(stream.id, tasks[stream.id])
 
     with console.err.status("feeding"):
-        for report in feed_all(jobs, tools, is_awake, reconcile=reconcile):
+        for report in feed_all(jobs, tools, is_awake, reconcile=reconcile, turn=turn):
             reports.append(report)
             rest.note(report.stream, tasks.get(report.stream), failed=report.failed)
             for line in console.report_lines(report):
@@ -264,11 +272,11 @@ def sync_feed_and_build(project: Project, tools: Tools, rest: Rest) -> Outcome:
     return synced.then(feed_and_build(project, tools, rest))
 
 
-def feed_and_build(project: Project, tools: Tools, rest: Rest) -> Outcome:
+def feed_and_build(project: Project, tools: Tools, rest: Rest, *, turn: float = math.inf) -> Outcome:
     """Every stream, then the marts that what arrived has made stale."""
     if not project.streams:
         raise ConfigError("the lake has no streams", hint="add dag/streams/{source}/{stream}.json with {}")
-    return feed(project.streams, project, tools, rest).then(build(project, tools, rest))
+    return feed(project.streams, project, tools, rest, turn=turn).then(build(project, tools, rest))
 
 
 def _count(number: int, thing: str) -> str:

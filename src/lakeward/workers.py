@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import signal
 import threading
@@ -35,12 +36,14 @@ def feed_all(
     is_awake: Callable[[Stream, Found], bool] = lambda *_: True,
     *,
     reconcile: bool = False,
+    turn: float = math.inf,
 ) -> Iterator[FeedReport]:
     """Feed what is due of every stream; reports come as streams finish, also for those with nothing to do.
 
     A stream without a model is an error in its own report and keeps no other from being fed. One that is
     not awake, given what is pending for it, is left alone and has no report.
     reconcile: list everything that landed, also where the newest days would do.
+    turn: seconds after which a stream's feed begins no other batch, so that others have theirs.
     """
     ready = []
     for stream, models in jobs:
@@ -61,10 +64,10 @@ def feed_all(
             settled(stream, known, tools)
             yield FeedReport(stream.id)
     if len(due) > 1 and tools.settings.workers > 1:
-        yield from _feed_in_processes(due, tools)
+        yield from _feed_in_processes(due, tools, turn)
     else:
         for stream, models, known in due:
-            yield _result(partial(feed, stream, models, tools, known), stream)
+            yield _result(partial(feed, stream, models, tools, known, turn=turn), stream)
 
 
 def _no_model(stream: Stream) -> NothingSelected:
@@ -75,7 +78,7 @@ def _no_model(stream: Stream) -> NothingSelected:
     )
 
 
-def _feed_in_processes(due: Sequence[_Due], tools: Tools) -> Iterator[FeedReport]:
+def _feed_in_processes(due: Sequence[_Due], tools: Tools, turn: float) -> Iterator[FeedReport]:
     """Feed each stream in one of `settings.workers` processes; reports come as streams finish.
 
     Processes come from a server that has imported dbt already (two seconds once, not per process), and
@@ -84,13 +87,13 @@ def _feed_in_processes(due: Sequence[_Due], tools: Tools) -> Iterator[FeedReport
     """
     count = min(tools.settings.workers, len(due))
     unfinished: list[_Due] = []
-    for job, report in _in_pool(due, count, _share(tools.settings, tools.lake, count), tools.say):
+    for job, report in _in_pool(due, count, _share(tools.settings, tools.lake, count), tools.say, turn):
         if report is None:
             unfinished.append(job)
         else:
             yield report
     for job in unfinished:
-        ((_, again),) = _in_pool([job], 1, tools.settings, tools.say)
+        ((_, again),) = _in_pool([job], 1, tools.settings, tools.say, turn)
         yield again or _failed(
             job[0],
             TransformError(
@@ -101,7 +104,7 @@ def _feed_in_processes(due: Sequence[_Due], tools: Tools) -> Iterator[FeedReport
 
 
 def _in_pool(
-    due: Sequence[_Due], count: int, settings: Settings, say: Callable[[Progress], None]
+    due: Sequence[_Due], count: int, settings: Settings, say: Callable[[Progress], None], turn: float
 ) -> Iterator[tuple[_Due, FeedReport | None]]:
     """A report per stream, as they finish; None for one whose process was lost."""
     context = multiprocessing.get_context("forkserver")
@@ -114,7 +117,7 @@ def _in_pool(
     pool = ProcessPoolExecutor(count, context, _start, (writer,))
     try:
         waiting: dict[Future[FeedReport], _Due] = {
-            pool.submit(_feed_one, stream, models, settings, known): (stream, models, known)
+            pool.submit(_feed_one, stream, models, settings, known, turn): (stream, models, known)
             for stream, models, known in due
         }
         for done in as_completed(waiting):
@@ -151,11 +154,13 @@ def _failed(stream: Stream, error: LakewardError) -> FeedReport:
     return FeedReport(stream.id, errors={stream.id: str(error)})
 
 
-def _feed_one(stream: Stream, models: Sequence[Model], settings: Settings, known: Found) -> FeedReport:
+def _feed_one(
+    stream: Stream, models: Sequence[Model], settings: Settings, known: Found, turn: float
+) -> FeedReport:
     from lakeward.project import open_tools  # not at module level: project starts these workers
 
     with open_tools(settings, _progress.send) as tools:
-        return feed(stream, models, tools, known)
+        return feed(stream, models, tools, known, turn=turn)
 
 
 def _start(writer: Connection[Progress | None, Any]) -> None:
