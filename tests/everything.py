@@ -36,9 +36,9 @@ def main() -> None:
     chosen = parser.parse_args().parts or list(PARTS)
     if unknown := set(chosen) - set(PARTS):
         parser.error(f"no such part: {', '.join(unknown)}")
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    ).stdout.strip()
+    commit = _git("rev-parse", "--short", "HEAD")
+    if _git("status", "--porcelain", "--", ":!*result.json"):  # which other parts have written
+        commit += "-dirty"
     good = True
     for part in chosen:
         result = _run(part, PARTS[part]) | {"commit": commit}
@@ -46,6 +46,11 @@ def main() -> None:
         results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
         RESULT.write_text(json.dumps(results | {part: result}, indent=2) + "\n")
     sys.exit(0 if good else 1)
+
+
+def _git(*words: str) -> str:
+    run = subprocess.run(["git", *words], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    return run.stdout.strip()
 
 
 def _run(part: str, words: list[str]) -> dict[str, object]:
