@@ -202,7 +202,7 @@ class S3Server:
         self._command = [
             WEED, "mini", f"-dir={folder}", "-ip=127.0.0.1",
             "-ip.bind=127.0.0.1", f"-s3.port={port}", "-admin.ui=false", "-webdav=false",
-            "-s3.port.iceberg=0", *flags,
+            "-s3.port.iceberg=0", "-s3.port.lance=0", *flags,
         ]  # fmt: skip
         self._folder = folder
         self.start()
