@@ -111,12 +111,13 @@ class _Interrupt:
 
 
 def _workers(session: int) -> list[int]:
-    """Processes of the session that the pool's server has forked."""
+    """Processes of the session that the pool's server has forked; initdb forks some too, for a moment."""
     parents: dict[int, int] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             state, parent, _, of = stat.read_text().rpartition(")")[2].split()[:4]
-            if int(of) == session and state != "Z":
+            is_pool = b"multiprocessing.forkserver" in stat.with_name("cmdline").read_bytes()
+            if int(of) == session and state != "Z" and is_pool:
                 parents[int(stat.parent.name)] = int(parent)
     servers = {pid for pid, parent in parents.items() if parent == session}
     return sorted(pid for pid, parent in parents.items() if parent in servers)
