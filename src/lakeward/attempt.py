@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,6 +100,7 @@ class Tools:
     transform: Callable[..., AbstractContextManager[Transform]]  # entered only when there is work
     say: Callable[[Progress], None]
     history: History  # what the ledger said, for looking; a plan reads anew
+    turn: float  # seconds after which a stream's feed begins no other batch, so that others have theirs
 
 
 class Attempt:
@@ -132,7 +132,7 @@ class Attempt:
         self._proved: set[tuple[str, object]] = set()  # a model and the columns of a file it loaded just now
         self._loaded: dict[str, Inspected] = {}  # of the batch at hand, by any model
 
-    def load(self, files: Sequence[LandedFile], until: float = math.inf) -> None:
+    def load(self, files: Sequence[LandedFile], until: float) -> None:
         """Never raises for what one model or file did wrong: that stands in the report.
 
         until: of the monotonic clock; the batch that goes beyond it is the last.

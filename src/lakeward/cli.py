@@ -7,14 +7,12 @@ What only some commands need they import themselves, so that `status` starts wit
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -177,8 +175,7 @@ def feed(
     from lakeward import rounds
 
     def once(project: Project, tools: Tools, rest: Rest) -> rounds.Outcome:
-        turn = rounds.TURN_SECONDS if watch else math.inf
-        return rounds.feed(_chosen(project, streams), project, tools, rest, reconcile=reconcile, turn=turn)
+        return rounds.feed(_chosen(project, streams), project, tools, rest, reconcile=reconcile)
 
     _go(once, watch=watch, json=json)
 
@@ -196,8 +193,7 @@ def run(watch: Watch = False, json: Json = False) -> None:
     """Sync every source, feed every stream, build what changed; watching feeds and builds only."""
     from lakeward import rounds
 
-    again = partial(rounds.feed_and_build, turn=rounds.TURN_SECONDS)
-    _go(again if watch else rounds.sync_feed_and_build, watch=watch, json=json)
+    _go(rounds.feed_and_build if watch else rounds.sync_feed_and_build, watch=watch, json=json)
 
 
 @app.command()

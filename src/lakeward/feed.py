@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Sequence
@@ -88,14 +87,13 @@ def feed(
     found: Found | None = None,
     *,
     beside: bool = False,
-    turn: float = math.inf,
 ) -> FeedReport:
     """Load what is pending, batch by batch, oldest partition first.
 
     models: all of the stream's. found: what `pending` answered for the stream just now, if it was asked.
     beside: the models are a refresh's tables beside the stream's own. Then everything that landed is looked
     at, and what is loaded says nothing of the stream's own models.
-    turn: seconds after which no batch is begun; what is left stays pending.
+    After `tools.turn` seconds no batch is begun; what is left stays pending.
 
     Each batch of each model commits its rows and its ledger events in one snapshot, or neither. Another
     writer's commit makes this one read the ledger again and start over. Never raises for what one
@@ -103,9 +101,9 @@ def feed(
     Raises LandingError or LakeError when the store or the catalog is away.
     """
     report = FeedReport(stream.id)
-    started, until = datetime.now(UTC), time.monotonic() + turn
+    started = datetime.now(UTC)
     try:
-        known = _load(stream, models, tools, found, report, beside=beside, until=until)
+        known = _load(stream, models, tools, found, report, beside=beside)
     except LakewardError as error:
         with suppress(LakeError):  # the catalog may be what is away
             for model in models:
@@ -128,12 +126,11 @@ def _load(
     report: FeedReport,
     *,
     beside: bool,
-    until: float,
 ) -> dict[str, str | None]:
     """Attempt after attempt; returns the errors that the ledger already knows, by model."""
     fit = {model.name: model for model in models if model.unfit is None}
     report.errors |= {model.name: str(model.unfit) for model in models if model.unfit is not None}
-    job = (stream, [*fit.values()])
+    job, until = (stream, [*fit.values()]), time.monotonic() + tools.turn
     for number in range(_ATTEMPTS):
         found = found or pending([job], tools, bounds={stream.id: None} if beside else None)[stream.id]
         reading = _fenced(job, tools, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -121,11 +122,15 @@ def open_transform(settings: Settings, tables: Mapping[str, str] | None = None) 
 
 @contextmanager
 def open_tools(
-    settings: Settings, say: Callable[[Progress], None], history: History | None = None
+    settings: Settings,
+    say: Callable[[Progress], None],
+    history: History | None = None,
+    *,
+    turn: float = math.inf,
 ) -> Iterator[Tools]:
     """The collaborators of one feeding process; the lake is open until the end.
 
-    history: what the process knows of the same lake from an earlier time.
+    history: what the process knows of the same lake from an earlier time. turn: `Tools.turn`.
     """
     from lakeward.attempt import Tools  # commands that only look do without
     from lakeward.history import History
@@ -142,4 +147,5 @@ def open_tools(
             transform=partial(open_transform, settings),
             say=say,
             history=history or History(),
+            turn=turn,
         )

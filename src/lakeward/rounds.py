@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lakeward.streams import Stream
     from lakeward.sync import Chosen
 
-TURN_SECONDS = 120.0  # of a stream, watching: others want theirs too
+_TURN_SECONDS = 120.0  # of a stream, watching: others want theirs too
 _WATCH_SECONDS = 5
 _REST_SECONDS, _REST_SECONDS_AT_MOST = 10.0, 600.0
 
@@ -98,7 +98,7 @@ def repeat(once: Round, *, watch: bool, json: bool) -> bool:
     A project whose files change is read again, and nothing rests any longer; one that stops parsing goes on
     with its last good manifest.
     """
-    has_begun = False
+    has_begun, turn = False, _TURN_SECONDS if watch else math.inf
     while True:
         rest = Rest()  # a new one for a project that has changed
         project_dir = find_project(Path.cwd())
@@ -108,7 +108,7 @@ def repeat(once: Round, *, watch: bool, json: bool) -> bool:
         for problem in project.problems:
             console.err.print(escape(problem), soft_wrap=True)
         try:
-            with open_tools(project.settings, console.say) as tools:
+            with open_tools(project.settings, console.say, turn=turn) as tools:
                 outcome = once(project, tools, rest)
                 has_begun = True
                 outcome.show(json=json)
@@ -188,15 +188,9 @@ def _into(log: Path, opened: ExitStack) -> Callable[[str], None]:
 
 
 def feed(
-    streams: Sequence[Stream],
-    project: Project,
-    tools: Tools,
-    rest: Rest,
-    *,
-    reconcile: bool = False,
-    turn: float = math.inf,
+    streams: Sequence[Stream], project: Project, tools: Tools, rest: Rest, *, reconcile: bool = False
 ) -> Outcome:
-    """Feed the streams, each for `turn` seconds; what each found out is said on stderr as it finishes."""
+    """Feed the streams; what each found out is said on stderr as it finishes."""
     jobs = project.manifest.jobs(streams)
     tasks: dict[str, object] = {}
     reports = []
@@ -206,7 +200,7 @@ def feed(
         return rest.is_over(stream.id, tasks[stream.id])
 
     with console.err.status("feeding"):
-        for report in feed_all(jobs, tools, is_awake, reconcile=reconcile, turn=turn):
+        for report in feed_all(jobs, tools, is_awake, reconcile=reconcile):
             reports.append(report)
             rest.note(report.stream, tasks.get(report.stream), failed=report.failed)
             for line in console.report_lines(report):
@@ -272,11 +266,11 @@ def sync_feed_and_build(project: Project, tools: Tools, rest: Rest) -> Outcome:
     return synced.then(feed_and_build(project, tools, rest))
 
 
-def feed_and_build(project: Project, tools: Tools, rest: Rest, *, turn: float = math.inf) -> Outcome:
+def feed_and_build(project: Project, tools: Tools, rest: Rest) -> Outcome:
     """Every stream, then the marts that what arrived has made stale."""
     if not project.streams:
         raise ConfigError("the lake has no streams", hint="add dag/streams/{source}/{stream}.json with {}")
-    return feed(project.streams, project, tools, rest, turn=turn).then(build(project, tools, rest))
+    return feed(project.streams, project, tools, rest).then(build(project, tools, rest))
 
 
 def _count(number: int, thing: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import signal
 import threading
@@ -36,14 +35,12 @@ def feed_all(
     is_awake: Callable[[Stream, Found], bool] = lambda *_: True,
     *,
     reconcile: bool = False,
-    turn: float = math.inf,
 ) -> Iterator[FeedReport]:
     """Feed what is due of every stream; reports come as streams finish, also for those with nothing to do.
 
     A stream without a model is an error in its own report and keeps no other from being fed. One that is
     not awake, given what is pending for it, is left alone and has no report.
     reconcile: list everything that landed, also where the newest days would do.
-    turn: seconds after which a stream's feed begins no other batch, so that others have theirs.
     """
     ready = []
     for stream, models in jobs:
@@ -64,10 +61,10 @@ def feed_all(
             settled(stream, known, tools)
             yield FeedReport(stream.id)
     if len(due) > 1 and tools.settings.workers > 1:
-        yield from _feed_in_processes(due, tools, turn)
+        yield from _feed_in_processes(due, tools)
     else:
         for stream, models, known in due:
-            yield _result(partial(feed, stream, models, tools, known, turn=turn), stream)
+            yield _result(partial(feed, stream, models, tools, known), stream)
 
 
 def _no_model(stream: Stream) -> NothingSelected:
@@ -78,7 +75,7 @@ def _no_model(stream: Stream) -> NothingSelected:
     )
 
 
-def _feed_in_processes(due: Sequence[_Due], tools: Tools, turn: float) -> Iterator[FeedReport]:
+def _feed_in_processes(due: Sequence[_Due], tools: Tools) -> Iterator[FeedReport]:
     """Feed each stream in one of `settings.workers` processes; reports come as streams finish.
 
     Processes come from a server that has imported dbt already (two seconds once, not per process), and
@@ -87,13 +84,13 @@ def _feed_in_processes(due: Sequence[_Due], tools: Tools, turn: float) -> Iterat
     """
     count = min(tools.settings.workers, len(due))
     unfinished: list[_Due] = []
-    for job, report in _in_pool(due, count, _share(tools.settings, tools.lake, count), tools.say, turn):
+    for job, report in _in_pool(due, count, _share(tools.settings, tools.lake, count), tools):
         if report is None:
             unfinished.append(job)
         else:
             yield report
     for job in unfinished:
-        ((_, again),) = _in_pool([job], 1, tools.settings, tools.say, turn)
+        ((_, again),) = _in_pool([job], 1, tools.settings, tools)
         yield again or _failed(
             job[0],
             TransformError(
@@ -104,7 +101,7 @@ def _feed_in_processes(due: Sequence[_Due], tools: Tools, turn: float) -> Iterat
 
 
 def _in_pool(
-    due: Sequence[_Due], count: int, settings: Settings, say: Callable[[Progress], None], turn: float
+    due: Sequence[_Due], count: int, settings: Settings, tools: Tools
 ) -> Iterator[tuple[_Due, FeedReport | None]]:
     """A report per stream, as they finish; None for one whose process was lost."""
     context = multiprocessing.get_context("forkserver")
@@ -112,12 +109,12 @@ def _in_pool(
     # A pipe takes so short a message whole or not at all: a killed writer leaves neither half a message
     # nor a lock behind.
     reader, writer = context.Pipe(duplex=False)
-    teller = threading.Thread(target=_tell, args=(reader, say), daemon=True)
+    teller = threading.Thread(target=_tell, args=(reader, tools.say), daemon=True)
     teller.start()
     pool = ProcessPoolExecutor(count, context, _start, (writer,))
     try:
         waiting: dict[Future[FeedReport], _Due] = {
-            pool.submit(_feed_one, stream, models, settings, known, turn): (stream, models, known)
+            pool.submit(_feed_one, stream, models, settings, known, tools.turn): (stream, models, known)
             for stream, models, known in due
         }
         for done in as_completed(waiting):
@@ -159,8 +156,8 @@ def _feed_one(
 ) -> FeedReport:
     from lakeward.project import open_tools  # not at module level: project starts these workers
 
-    with open_tools(settings, _progress.send) as tools:
-        return feed(stream, models, tools, known, turn=turn)
+    with open_tools(settings, _progress.send, turn=turn) as tools:
+        return feed(stream, models, tools, known)
 
 
 def _start(writer: Connection[Progress | None, Any]) -> None:

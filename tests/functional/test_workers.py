@@ -65,8 +65,8 @@ def test_a_long_backlog_is_loaded_turn_by_turn(
     project = backlog.project()
     left = []
     for _ in range(4):
-        with open_tools(project.settings, lambda _: None) as tools:
-            reports = feed_all(project.manifest.jobs(project.streams), tools, turn=0)
+        with open_tools(project.settings, lambda _: None, turn=0) as tools:
+            reports = feed_all(project.manifest.jobs(project.streams), tools)
             left.append({report.stream: (report.batches, report.left) for report in reports})
     assert left == [
         {"shop/much": (1, 2), "shop/little": (1, 0)},
@@ -88,7 +88,7 @@ def test_watching_gives_each_stream_its_turn(
     backlog.project()
     monkeypatch.chdir(backlog.root)
     monkeypatch.setenv("LAKEWARD_WORKERS", "1")
-    monkeypatch.setattr(rounds, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(rounds, "_TURN_SECONDS", 0.0)
     monkeypatch.setattr(rounds, "_WATCH_SECONDS", _Interrupt())
     done = CliRunner().invoke(app, [command, "--watch", "--json"])
     assert done.exit_code == 130
